@@ -45,8 +45,8 @@ type Event struct {
 	Key              string          // the Kafka key: events of one key stay in order
 	Before           json.RawMessage // the entity before; nil for the first event
 	After            json.RawMessage // the entity after; nil once it is deleted
-	Metadata         Metadata
-	OccurredAt       time.Time // when the change was decided
+	Metadata         json.RawMessage // a Metadata; kept as bytes, because few readers look inside
+	OccurredAt       time.Time       // when the change was decided
 }
 
 // Metadata says who caused an event and what it belongs to. Empty parts are
