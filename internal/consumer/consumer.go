@@ -1,12 +1,11 @@
-// Package consumer is the loop that every worker runs: it reads events from
-// Kafka as a member of a consumer group, hands them to the worker's [Handler]
-// in batches, and lets the group's offsets follow what was handled.
 package consumer
 
 import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -30,27 +29,64 @@ type Config struct {
 	Client    []kgo.Opt    // further options of the Kafka clients: TLS, SASL, what tests need
 }
 
+const (
+	sessionTimeout = 6 * time.Second  // a member that is silent for this long is dead
+	heartbeat      = time.Second      // how often a member shows that it is alive
+	requestTimeout = 10 * time.Second // how long one question to Kafka or to Positions may take
+	checkInterval  = 2 * time.Second  // how often topics and stored positions are looked at
+)
+
 // Consumer is a member of a consumer group. Several may run, in one process
 // or many.
 type Consumer struct {
-	cfg Config
+	Config
+
+	statsMu sync.Mutex
+	stats   Stats
 }
 
 // New returns a consumer, which does nothing until it is run.
 func New(cfg Config) *Consumer {
-	return &Consumer{cfg: cfg}
+	if cfg.MaxBatch == 0 {
+		cfg.MaxBatch = 500
+	}
+	if cfg.MinRetry == 0 {
+		cfg.MinRetry = 100 * time.Millisecond
+	}
+	if cfg.MaxRetry == 0 {
+		cfg.MaxRetry = 10 * time.Second
+	}
+	if cfg.Grace == 0 {
+		cfg.Grace = 20 * time.Second
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	cfg.Logger = cfg.Logger.With("group", cfg.Group)
+	return &Consumer{Config: cfg}
 }
 
 // Stats counts what a consumer did since it was made.
 type Stats struct {
 	Handled     int64     // messages that were done
-	Retried     int64     // times a message came again
+	Retried     int64     // times that a message was to come again
 	Parked      int64     // messages that were parked
 	LastHandled time.Time // when a batch was last done
+	Lag         int64     // records that wait in the partitions that the consumer has
 }
 
 // Stats may be called at any time, also while [Consumer.Run] runs.
-func (c *Consumer) Stats() Stats { return Stats{} }
+func (c *Consumer) Stats() Stats {
+	c.statsMu.Lock()
+	defer c.statsMu.Unlock()
+	return c.stats
+}
+
+func (c *Consumer) count(change func(*Stats)) {
+	c.statsMu.Lock()
+	defer c.statsMu.Unlock()
+	change(&c.stats)
+}
 
 // Run consumes until ctx ends, and then returns nil: it takes no more, lets
 // the batch in hand finish (up to Grace), writes positions and leaves the
@@ -59,5 +95,34 @@ func (c *Consumer) Stats() Stats { return Stats{} }
 // to be consumed next ([DataLossError]), when it may not read (authorization),
 // or when the configuration is wrong.
 func (c *Consumer) Run(ctx context.Context) error {
-	return errors.ErrUnsupported
+	for attempt := 0; ; attempt++ {
+		begun := time.Now()
+		err := c.session(ctx)
+		restart, ok := errors.AsType[*restartError](err)
+		if ctx.Err() != nil && (err == nil || ok) {
+			return nil
+		}
+		if !ok {
+			return err
+		}
+		c.Logger.Warn("beginning again", "reason", restart.err)
+		if time.Since(begun) > c.MaxRetry {
+			attempt = 0
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(c.pause(attempt)):
+		}
+	}
+}
+
+// pause is how long to wait after the attempt-th failure in a row: twice as
+// long each time, and different for everyone who waits for the same thing.
+func (c *Consumer) pause(attempt int) time.Duration {
+	d := c.MaxRetry
+	if attempt < 30 {
+		d = min(c.MaxRetry, c.MinRetry<<attempt)
+	}
+	return d/2 + rand.N(d/2+1)
 }

@@ -3,6 +3,8 @@ package consumer
 import (
 	"errors"
 	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kerr"
 )
 
 // ErrPositionsMoved is what a [Positions] returns from Save when the stored
@@ -14,12 +16,15 @@ var ErrPositionsMoved = errors.New("the stored positions were changed by someone
 type DataLossError struct {
 	Partition  Partition
 	Next       int64 // the offset that was to be read
-	Start, End int64 // what the log holds: Start up to, not including, End
+	Start, End int64 // what the log holds: Start up to, not including, End; -1 when not known
 	Err        error // what Kafka or its client said, if anything did
 }
 
 func (e *DataLossError) Error() string {
-	s := fmt.Sprintf("events are missing in Kafka: %s was consumed up to offset %d, but the log holds %d to %d", e.Partition, e.Next, e.Start, e.End)
+	s := fmt.Sprintf("events are missing in Kafka: %s was consumed up to offset %d", e.Partition, e.Next)
+	if e.Start >= 0 {
+		s += fmt.Sprintf(", but the log holds %d to %d", e.Start, e.End)
+	}
 	if e.Err != nil {
 		s += ": " + e.Err.Error()
 	}
@@ -27,3 +32,24 @@ func (e *DataLossError) Error() string {
 }
 
 func (e *DataLossError) Unwrap() error { return e.Err }
+
+// restartError ends a session so that another begins from stored positions.
+type restartError struct{ err error }
+
+func (e *restartError) Error() string { return e.err.Error() }
+func (e *restartError) Unwrap() error { return e.err }
+
+var errRecreated = errors.New("a topic was deleted or made anew")
+
+// forbidden reports whether Kafka refused on purpose, so that asking again
+// gives the same answer until someone changes the permissions.
+func forbidden(err error) bool {
+	for _, refusal := range []error{
+		kerr.TopicAuthorizationFailed, kerr.GroupAuthorizationFailed, kerr.ClusterAuthorizationFailed, kerr.SaslAuthenticationFailed,
+	} {
+		if errors.Is(err, refusal) {
+			return true
+		}
+	}
+	return false
+}
