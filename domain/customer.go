@@ -46,6 +46,21 @@ type Address struct {
 	Country    string `json:"country,omitempty"` // ISO 3166-1 alpha-2
 }
 
+// Clone returns a copy that shares nothing with in, so that it can be edited in
+// place while the original still serves as the state before.
+func (in CustomerInput) Clone() CustomerInput {
+	if in.Address != nil {
+		a := *in.Address
+		in.Address = &a
+	}
+	if in.SpendingLimit != nil {
+		m := *in.SpendingLimit
+		in.SpendingLimit = &m
+	}
+	in.Metadata = maps.Clone(in.Metadata)
+	return in
+}
+
 // CreateCustomer makes a customer. It returns CodeInvalid with every problem.
 func CreateCustomer(id ID, in CustomerInput, now time.Time) (Change[Customer], error) {
 	in = in.normal()

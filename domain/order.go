@@ -69,6 +69,13 @@ type Money struct {
 	Currency string `json:"currency"`
 }
 
+// Clone returns a copy that shares nothing with in, so that it can be edited in
+// place while the original still serves as the state before.
+func (in OrderInput) Clone() OrderInput {
+	in.Items = slices.Clone(in.Items)
+	return in
+}
+
 // PlaceOrder makes an order. It returns CodeInvalid with every problem; that
 // the customer exists is for the caller to see to, in the same transaction.
 func PlaceOrder(id ID, in OrderInput, now time.Time) (Change[Order], error) {

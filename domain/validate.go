@@ -115,10 +115,14 @@ func email(p *problems, path, s string) {
 	at := strings.LastIndexByte(s, '@')
 	// ParseAddress also takes "Name <a@b>", comments and quoted parts; only the
 	// plain form comes back as it was sent.
-	if err != nil || a.Address != s || at < 1 || at > 64 || strings.ContainsAny(s, "\"\\ ()<>[]:;,") || !hostname(s[at+1:]) {
+	if err != nil || a.Address != s || at < 1 || at > 64 || strings.ContainsAny(s, "\"\\ ()<>[]:;,") ||
+		strings.ContainsFunc(s, invisible) || !hostname(s[at+1:]) {
 		p.add(path, "must be an email address, such as ada@example.com")
 	}
 }
+
+// invisible runes would make two addresses that look the same differ.
+func invisible(r rune) bool { return !unicode.IsGraphic(r) || unicode.IsSpace(r) }
 
 func hostname(s string) bool {
 	for label := range strings.SplitSeq(s, ".") {

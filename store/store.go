@@ -1,0 +1,137 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"outflow/domain"
+)
+
+// Config is what a [Store] can be told. The zero value is for production.
+type Config struct {
+	Now   func() time.Time // the clock of created_at, updated_at and events; time.Now when nil
+	NewID func() domain.ID // makes the ids of entities and events; UUIDv7 when nil
+}
+
+// Store reads and writes customers and orders. Any number of goroutines and
+// processes may use one database.
+type Store struct {
+	pool *pgxpool.Pool
+	cfg  Config
+}
+
+// New returns a store over a pool that [Open] made, or one that is configured
+// like it.
+func New(pool *pgxpool.Pool, cfg Config) *Store {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.NewID == nil {
+		cfg.NewID = func() domain.ID { return domain.ID(uuid.Must(uuid.NewV7())) }
+	}
+	return &Store{pool: pool, cfg: cfg}
+}
+
+// Ping returns CodeUnavailable unless the database answers.
+func (s *Store) Ping(ctx context.Context) error {
+	return wrap("ping the database", s.pool.Ping(ctx))
+}
+
+// Precondition is what a caller demands of the entity that it changes.
+type Precondition struct {
+	Version int64 // the version that it must have; 0 for any
+}
+
+func (p Precondition) check(version int64) error {
+	if p.Version != 0 && p.Version != version {
+		return &domain.Error{Code: domain.CodeVersionMismatch, Message: "the entity is not at the version that was named"}
+	}
+	return nil
+}
+
+// Page says which part of a list to read.
+type Page struct {
+	Limit int       // the most items; 50 when 0
+	After domain.ID // the last item of the page before; zero for the first page
+}
+
+const defaultLimit = 50
+
+func (p Page) limit() int {
+	if p.Limit <= 0 {
+		return defaultLimit
+	}
+	return p.Limit
+}
+
+// List is one page.
+type List[T any] struct {
+	Items []T       // never nil
+	Next  domain.ID // Page.After of the next page; zero when this is the last one
+}
+
+// newList cuts off the item that was read only to learn whether there is more.
+func newList[T any](items []T, p Page, id func(T) domain.ID) List[T] {
+	l := List[T]{Items: items}
+	if len(items) > p.limit() {
+		l.Items = items[:p.limit()]
+		l.Next = id(l.Items[len(l.Items)-1])
+	}
+	return l
+}
+
+// maxAttempts bounds how often a write is tried again.
+const maxAttempts = 8
+
+// retry runs a write again as long as it returns an error that says that
+// nothing was written and that trying again may help. When it still doesn't,
+// the error is CodeWriteConflict.
+func retry(ctx context.Context, write func() error) error {
+	for attempt := 1; ; attempt++ {
+		err := write()
+		if err == nil || !retryable(err) {
+			return err
+		}
+		if attempt == maxAttempts {
+			return conflict(err)
+		}
+		// Those who collided must not collide again.
+		pause := time.NewTimer(time.Duration(rand.Int64N(int64(attempt) * int64(4*time.Millisecond))))
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return ctx.Err()
+		}
+	}
+}
+
+// retryable reports whether err says that nothing was written and that the
+// same write may succeed now.
+func retryable(err error) bool {
+	return errors.Is(err, errMoved) || rolledBackByOthers(err) || pgconn.SafeToRetry(err)
+}
+
+// errMoved says that an entity's version changed between reading and writing.
+var errMoved = errors.New("others changed the entity meanwhile")
+
+// collect reads all rows of a query. The slice is never nil.
+func collect[T any](rows pgx.Rows, scan func(pgx.Row) (T, error)) ([]T, error) {
+	defer rows.Close()
+	items := []T{}
+	for rows.Next() {
+		item, err := scan(rows)
+		if err != nil {
+			return nil, err
+		}
+		items = append(items, item)
+	}
+	return items, rows.Err()
+}
