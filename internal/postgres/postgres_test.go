@@ -1,12 +1,14 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
 	"os"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"sync"
 	"syscall"
@@ -352,4 +354,51 @@ func TestParsePIDFile(t *testing.T) {
 	require.Equal(t, pidFile{pid: 4711}, parsePIDFile("4711\n/data\n"), "still being written")
 	require.Equal(t, pidFile{}, parsePIDFile(""))
 	require.Equal(t, pidFile{}, parsePIDFile("what\n"))
+}
+
+// A postmaster that was killed leaves its backends, and as long as one of them
+// has not noticed, the cluster can't be started.
+func TestRestartWaitsForLeftoverBackends(t *testing.T) {
+	t.Parallel()
+	needsServer(t)
+	s := begin(t, Config{Dir: filepath.Join(t.TempDir(), "postgres"), NoSync: true})
+	left := childNamed(t, s.PID(), "checkpointer")
+	require.NoError(t, syscall.Kill(left, syscall.SIGSTOP))
+	require.NoError(t, s.Kill(syscall.SIGKILL))
+	restarted := make(chan error, 1)
+	go func() { restarted <- s.Restart(t.Context()) }()
+	refused := func() bool {
+		text, err := os.ReadFile(s.LogFile())
+		return err == nil && bytes.Contains(text, []byte("pre-existing shared memory block"))
+	}
+	require.Eventually(t, refused, 10*time.Second, 5*time.Millisecond)
+	require.NoError(t, syscall.Kill(left, syscall.SIGCONT))
+	require.NoError(t, <-restarted)
+}
+
+// Whoever drops the Server without stopping it, as a test binary does that
+// shares one until its end, must not have it stopped by the garbage collector.
+func TestForgottenServer(t *testing.T) {
+	t.Parallel()
+	needsServer(t)
+	dir := filepath.Join(t.TempDir(), "postgres")
+	url, pid, done := func() (string, int, <-chan struct{}) {
+		s, err := Start(t.Context(), Config{Dir: dir, NoSync: true, Remove: true})
+		require.NoError(t, err)
+		return s.URL(), s.PID(), s.Done()
+	}()
+	for range 3 {
+		runtime.GC()
+	}
+	require.Equal(t, "1", query1(t, url, `SELECT '1'`))
+	_, err := Start(t.Context(), Config{Dir: dir})
+	require.ErrorIs(t, err, ErrInUse)
+
+	require.NoError(t, syscall.Kill(pid, syscall.SIGQUIT))
+	<-done
+	require.Eventually(t, func() bool {
+		runtime.GC() // closes the watcher's pipe
+		_, err := os.Stat(dir)
+		return os.IsNotExist(err)
+	}, 10*time.Second, 10*time.Millisecond)
 }
