@@ -115,3 +115,12 @@ func (k *Kafka) DeleteTopic(t testing.TB, topic string) {
 		return err == nil && !all.Has(topic)
 	}, 30*time.Second, 10*time.Millisecond)
 }
+
+// DeleteOldest deletes what a topic holds, as retention would.
+func DeleteOldest(t testing.TB, k *Kafka, topic string) {
+	t.Helper()
+	ends, err := k.Admin().ListEndOffsets(t.Context(), topic)
+	require.NoError(t, err)
+	_, err = k.Admin().DeleteRecords(t.Context(), ends.Offsets())
+	require.NoError(t, err)
+}

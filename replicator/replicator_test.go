@@ -1,0 +1,259 @@
+package replicator
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.mongodb.org/mongo-driver/v2/bson"
+
+	"outflow/domain"
+	"outflow/internal/consumer"
+	"outflow/internal/kafkatest"
+	"outflow/internal/mongofake"
+)
+
+func TestTheReplicaFollowsEntities(t *testing.T) {
+	s := newSystem(t)
+	s.run()
+	ada, err := domain.CreateCustomer(id(1), domain.CustomerInput{
+		Name: "Ada Löv", Email: "ada@example.com", Phone: "1-800-FLOWERS", Address: &domain.Address{City: "Berlin"},
+		SpendingLimit: &domain.Money{Amount: domain.MaxAmount, Currency: "EUR"}, Metadata: map[string]string{"a.b": "$x", "$c": ""},
+	}, start)
+	s.Publish(t, change(t, domain.AggregateCustomer, id(1), ada, err))
+	order, err := domain.PlaceOrder(id(2), domain.OrderInput{CustomerID: id(1), Currency: "EUR", Items: []domain.Item{{SKU: "A", Quantity: 2, UnitPrice: 150}}}, start)
+	s.Publish(t, change(t, domain.AggregateOrder, id(2), order, err))
+
+	s.eventually("both documents", func() bool { return s.raw("customers", id(1)) != nil && s.raw("orders", id(2)) != nil })
+	require.Equal(t, bson.M{
+		"_id": id(1).String(), "version": int64(1), "name": "Ada Löv", "email": "ada@example.com", "phone": "1-800-FLOWERS",
+		"address": bson.D{{Key: "city", Value: "Berlin"}}, "status": "active",
+		"spending_limit": bson.D{{Key: "amount", Value: int64(domain.MaxAmount)}, {Key: "currency", Value: "EUR"}},
+		"metadata":       bson.D{{Key: "$c", Value: ""}, {Key: "a.b", Value: "$x"}},
+		"created_at":     bson.NewDateTimeFromTime(start), "updated_at": bson.NewDateTimeFromTime(start),
+	}, s.raw("customers", id(1)))
+	require.Equal(t, bson.M{
+		"_id": id(2).String(), "version": int64(1), "customer_id": id(1).String(), "currency": "EUR", "total": int64(300), "status": "placed",
+		"items":      bson.A{bson.D{{Key: "sku", Value: "A"}, {Key: "quantity", Value: int64(2)}, {Key: "unit_price", Value: int64(150)}}},
+		"created_at": bson.NewDateTimeFromTime(start), "updated_at": bson.NewDateTimeFromTime(start),
+	}, s.raw("orders", id(2)))
+
+	cancelled, err := domain.CancelOrder(*order.After, *ada.After, start.Add(time.Second))
+	s.Publish(t, change(t, domain.AggregateOrder, id(2), cancelled, err))
+	s.eventually("the cancellation", func() bool { return s.raw("orders", id(2))["status"] == "cancelled" })
+	gone, err := domain.DeleteCustomer(*ada.After, false, start.Add(time.Minute))
+	s.Publish(t, change(t, domain.AggregateCustomer, id(1), gone, err))
+	s.eventually("the deletion", func() bool { return s.raw("customers", id(1)) == nil })
+	require.Equal(t, bson.M{
+		"_id": id(1).String(), "version": int64(2), "deleted_at": bson.NewDateTimeFromTime(start.Add(time.Minute)),
+	}, s.raw("_customers", id(1)), "nothing personal is left")
+}
+
+func TestWhatComesLateDoesNotWin(t *testing.T) {
+	s := newSystem(t)
+	s.run()
+	s.Publish(t, customer(1, 3), customer(2, 1))
+	s.eventually("the newest", func() bool { return s.version("_customers", id(1)) == 3 && s.version("_customers", id(2)) == 1 })
+	s.Publish(t, customer(1, 1), customer(1, 2), deleted(2, 3), customer(3, 1))
+	s.eventually("the batch", func() bool { return s.version("_customers", id(3)) == 1 })
+	require.Equal(t, "Ada 3", s.raw("customers", id(1))["name"])
+	s.eventually("the deletion", func() bool { return s.version("_customers", id(2)) == 3 })
+	// A replay from the beginning, and a message that someone held back.
+	s.Publish(t, customer(2, 1), customer(2, 2), deleted(2, 3), customer(3, 2))
+	s.eventually("the replay", func() bool { return s.version("_customers", id(3)) == 2 })
+	require.Nil(t, s.raw("customers", id(2)))
+	require.Equal(t, int64(3), s.version("_customers", id(2)))
+}
+
+func TestADroppedReplicaIsFilledAgain(t *testing.T) {
+	for name, drop := range map[string]func(ctx context.Context, s *system) error{
+		"database":   func(ctx context.Context, s *system) error { return s.db.Drop(ctx) },
+		"collection": func(ctx context.Context, s *system) error { return s.db.Collection("_customers").Drop(ctx) },
+		"positions":  func(ctx context.Context, s *system) error { return s.db.Collection(positionsCollection).Drop(ctx) },
+	} {
+		for _, running := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, running %t", name, running), func(t *testing.T) {
+				s := newSystem(t)
+				stop := s.run()
+				for n := range 20 {
+					s.Publish(t, customer(n, 1))
+				}
+				s.eventually("filled", func() bool { return s.count("customers") == 20 })
+				s.eventually("positions", func() bool { return s.count(positionsCollection) == 6 })
+				if !running {
+					stop()
+				}
+				require.NoError(t, drop(t.Context(), s))
+				if !running {
+					s.run()
+				}
+				s.eventually("filled again", func() bool { return s.count("customers") == 20 && s.count(positionsCollection) == 6 })
+				s.Publish(t, customer(1, 2))
+				s.eventually("followed again", func() bool { return s.version("_customers", id(1)) == 2 })
+			})
+		}
+	}
+}
+
+func (s *system) count(collection string) int {
+	n, err := s.db.Collection(collection).CountDocuments(context.Background(), bson.D{})
+	if err != nil {
+		return -1
+	}
+	return int(n)
+}
+
+func TestABackupCatchesUpFromWhereItIs(t *testing.T) {
+	s := newSystem(t)
+	stop := s.run()
+	s.Publish(t, customer(1, 1), customer(2, 1))
+	s.eventually("two", func() bool { return s.count("customers") == 2 })
+	stop()
+	// The backup.
+	var documents, places []bson.M
+	for name, into := range map[string]*[]bson.M{"_customers": &documents, positionsCollection: &places} {
+		c, err := s.db.Collection(name).Find(t.Context(), bson.D{})
+		require.NoError(t, err)
+		require.NoError(t, c.All(t.Context(), into))
+	}
+	s.run()
+	s.Publish(t, customer(1, 2), customer(3, 1))
+	s.eventually("three", func() bool { return s.count("customers") == 3 && s.version("_customers", id(1)) == 2 })
+
+	// Put back while the replicator runs, in place.
+	for name, docs := range map[string][]bson.M{"_customers": documents, positionsCollection: places} {
+		_, err := s.db.Collection(name).DeleteMany(t.Context(), bson.D{})
+		require.NoError(t, err)
+		_, err = s.db.Collection(name).InsertMany(t.Context(), docs)
+		require.NoError(t, err)
+	}
+	s.eventually("caught up", func() bool { return s.count("customers") == 3 && s.version("_customers", id(1)) == 2 })
+}
+
+func TestTwoReplicatorsUnderLoadEndEqual(t *testing.T) {
+	s := newSystem(t)
+	const entities, versions = 40, 25
+	one := s.run()
+	s.run()
+	for v := range int64(versions) {
+		var all []domain.Event
+		for n := range entities {
+			if e := customer(n, v+1); v == versions-1 && n%5 == 0 {
+				all = append(all, deleted(n, v+1))
+			} else {
+				all = append(all, e)
+			}
+			if v > 3 && rand.N(4) == 0 { // a replay beside live traffic
+				all = append(all, customer(n, v-2))
+			}
+		}
+		s.Publish(t, all...)
+		switch v {
+		case 8:
+			one()
+		case 15:
+			s.run()
+		}
+	}
+	s.eventually("all at their last version", func() bool {
+		n, err := s.db.Collection("_customers").CountDocuments(context.Background(), bson.D{{Key: "version", Value: int64(versions)}})
+		return err == nil && n == entities
+	})
+	s.eventually("everything was seen", func() bool {
+		ends, err := s.Admin().ListEndOffsets(t.Context(), s.Namespace.Topic(domain.AggregateCustomer))
+		if err != nil {
+			return false
+		}
+		for p := range int32(3) {
+			end, _ := ends.Lookup(s.Namespace.Topic(domain.AggregateCustomer), p)
+			var at position
+			id := fmt.Sprintf("%s/%d", s.Namespace.Topic(domain.AggregateCustomer), p)
+			if s.db.Collection(positionsCollection).FindOne(context.Background(), bson.D{{Key: "_id", Value: id}}).Decode(&at) != nil || at.Next != end.Offset {
+				return false
+			}
+		}
+		return true
+	})
+	for n := range entities {
+		require.Equal(t, int64(versions), s.version("_customers", id(n)))
+		require.Equal(t, n%5 == 0, s.raw("customers", id(n)) == nil)
+	}
+}
+
+func TestMongoDBIsAwayForAWhile(t *testing.T) {
+	s := newSystem(t)
+	s.needFake()
+	s.run()
+	s.Publish(t, customer(1, 1))
+	s.eventually("the first", func() bool { return s.version("_customers", id(1)) == 1 })
+	cut := s.fake.Fault(mongofake.Fault{Command: "update", CloseConn: true})
+	for n := range 50 {
+		s.Publish(t, customer(n, 2))
+	}
+	<-cut.Hit(3)
+	require.Equal(t, int64(1), s.version("_customers", id(1)))
+	cut.Remove()
+	s.eventually("caught up", func() bool { return s.count("customers") == 50 && s.version("_customers", id(1)) == 2 })
+}
+
+func TestAWriteThatMetAnotherIsTriedAgain(t *testing.T) {
+	s := newSystem(t)
+	s.needFake()
+	conflict := s.fake.Fault(mongofake.Fault{Command: "update", Collection: "_customers", Count: 2, Code: codeWriteConflict, Kind: mongofake.WriteError, Index: -1})
+	s.run()
+	s.Publish(t, customer(1, 1))
+	<-conflict.Hit(2)
+	s.eventually("written", func() bool { return s.version("_customers", id(1)) == 1 })
+}
+
+// A replicator that lost its partitions without knowing must not move the
+// position of the one that has them.
+func TestAZombieCannotMoveAPosition(t *testing.T) {
+	s := newSystem(t)
+	at := consumer.Partition{Topic: s.Namespace.Topic(domain.AggregateCustomer), Partition: 1}
+	save := func(p *positions, next int64) error {
+		return p.Save(t.Context(), map[consumer.Partition]consumer.Position{at: {Log: "log", Next: next}})
+	}
+	load := func() *positions {
+		r := s.replicator()
+		r.positions.db = s.db
+		_, err := r.positions.Load(t.Context(), []consumer.Partition{at})
+		require.NoError(t, err)
+		return r.positions
+	}
+	zombie := load()
+	require.NoError(t, save(zombie, 10))
+	owner := load()
+	require.NoError(t, save(owner, 20))
+	require.ErrorIs(t, save(zombie, 15), consumer.ErrPositionsMoved)
+	require.ErrorIs(t, save(zombie, 30), consumer.ErrPositionsMoved)
+	require.NoError(t, save(owner, 20), "an unchanged position")
+
+	// Nor that of a collection that a rebuild put there meanwhile.
+	_, err := s.db.Collection(positionsCollection).UpdateMany(t.Context(), bson.D{}, bson.D{{Key: "$inc", Value: bson.D{{Key: "generation", Value: int64(1)}}}})
+	require.NoError(t, err)
+	require.ErrorIs(t, save(owner, 21), consumer.ErrPositionsMoved)
+
+	// Two that begin at once: one of them is second.
+	_, err = s.db.Collection(positionsCollection).DeleteMany(t.Context(), bson.D{})
+	require.NoError(t, err)
+	one, two := load(), load()
+	require.NoError(t, save(one, 5))
+	require.ErrorIs(t, save(two, 5), consumer.ErrPositionsMoved)
+}
+
+func TestMissingEventsAreAnError(t *testing.T) {
+	s := newSystem(t)
+	stop := s.run()
+	s.Publish(t, customer(1, 1))
+	s.eventually("the first", func() bool { return s.version("_customers", id(1)) == 1 })
+	stop()
+	s.Publish(t, customer(1, 2), customer(1, 3))
+	kafkatest.DeleteOldest(t, s.Kafka, s.Namespace.Topic(domain.AggregateCustomer))
+	var lost *consumer.DataLossError
+	require.ErrorAs(t, s.replicator().Run(t.Context()), &lost)
+	require.Equal(t, int64(1), s.version("_customers", id(1)))
+}
