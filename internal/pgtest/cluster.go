@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +27,12 @@ type cluster struct {
 	admin    string // URL of a database to give commands from
 	template string
 	copy     string // the clause of CREATE DATABASE that copies files
+
+	// token is in the names of this process's databases, counter numbers them.
+	token   string
+	counter atomic.Int64
+	// held is a session that locks the token for as long as this process lives.
+	held *pgx.Conn
 }
 
 // newCluster makes the template on the server that admin names, unless it is
@@ -36,11 +44,61 @@ func newCluster(admin string) (*cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the migrations: %w", err)
 	}
-	c := &cluster{admin: admin, template: "outflow_template_" + sum}
+	c := &cluster{admin: admin, template: "outflow_template_" + sum, token: strings.ToLower(rand.Text()[:tokenLen])}
 	if err := c.do(ctx, c.prepare); err != nil {
 		return nil, fmt.Errorf("prepare the template database: %w", err)
 	}
 	return c, nil
+}
+
+// joinCluster is newCluster on a server that outlives this process, and that
+// other test processes use at the same time.
+func joinCluster(admin string) (*cluster, error) {
+	c, err := newCluster(admin)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	if c.held, err = pgx.Connect(ctx, admin); err != nil {
+		return nil, err
+	}
+	if _, err := c.held.Exec(ctx, `SELECT pg_advisory_lock(hashtextextended($1, 0))`, databasePrefix+c.token); err != nil {
+		return nil, err
+	}
+	if err := c.do(ctx, c.sweep); err != nil {
+		return nil, fmt.Errorf("drop the databases of killed tests: %w", err)
+	}
+	return c, nil
+}
+
+// sweep drops the databases of processes that were killed before they could do
+// it: nobody holds the lock on their token any more. A replication slot left in
+// one would keep the server from ever removing WAL.
+func (c *cluster) sweep(ctx context.Context, conn *pgx.Conn) error {
+	const list = `SELECT datname FROM pg_database WHERE datname ~ $1 ORDER BY datname`
+	rows, err := conn.Query(ctx, list, "^"+databasePrefix+"[a-z0-9]{"+strconv.Itoa(tokenLen)+"}_")
+	if err != nil {
+		return err
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		var free bool
+		const try = `SELECT pg_try_advisory_lock(hashtextextended($1, 0))`
+		if err := conn.QueryRow(ctx, try, name[:len(databasePrefix)+tokenLen]).Scan(&free); err != nil {
+			return err
+		}
+		if !free {
+			continue
+		}
+		if err := c.drop(ctx, conn, name); err != nil {
+			return err
+		}
+	}
+	return nil // the locks go with the connection
 }
 
 func sumFS(fsys fs.FS) (string, error) {
@@ -133,7 +191,7 @@ func (c *cluster) newDB(t testing.TB, drop bool) *DB {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 
-	name := databaseName(t.Name())
+	name := c.databaseName(t.Name())
 	url, err := c.url(name)
 	if err != nil {
 		t.Fatalf("pgtest: %v", err)
@@ -142,7 +200,7 @@ func (c *cluster) newDB(t testing.TB, drop bool) *DB {
 	if err != nil {
 		t.Fatalf("pgtest: make database %s: %v", name, err)
 	}
-	db := &DB{Name: name, URL: url, cluster: c}
+	db := &DB{Name: name, URL: url}
 	if drop {
 		t.Cleanup(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
@@ -185,9 +243,14 @@ func closePool(t testing.TB, pool *pgxpool.Pool) {
 	}
 }
 
+const (
+	databasePrefix = "outflow_test_"
+	tokenLen       = 10
+)
+
 // databaseName is a name that tells the test, and that nobody else has. It fits
 // PostgreSQL's 63 bytes and needs no quotes.
-func databaseName(test string) string {
+func (c *cluster) databaseName(test string) string {
 	clean := strings.Map(func(r rune) rune {
 		switch {
 		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
@@ -198,7 +261,7 @@ func databaseName(test string) string {
 			return '_'
 		}
 	}, test)
-	return "t_" + clean[:min(len(clean), 40)] + "_" + strings.ToLower(rand.Text()[:13])
+	return fmt.Sprintf("%s%s_%d_%s", databasePrefix, c.token, c.counter.Add(1), clean[:min(len(clean), 30)])
 }
 
 // clone copies the template. Copying its files takes a tenth of the time that

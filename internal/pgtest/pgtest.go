@@ -9,7 +9,8 @@
 // a watcher removes its directory (see package postgres, Config.Remove).
 //
 // When OUTFLOW_TEST_POSTGRES names a server (a libpq URI of a superuser), the
-// databases are made there instead.
+// databases are made there instead. What a killed process leaves there, the next
+// one removes.
 //
 // Tests about durability and crashes take a server of their own with NewServer.
 package pgtest
@@ -47,8 +48,6 @@ type DB struct {
 	URL string
 	// Pool is connected to it when it is first used.
 	Pool *pgxpool.Pool
-
-	cluster *cluster
 }
 
 // New makes a database for t, and drops it when t ends, with its replication
@@ -67,7 +66,7 @@ func New(t testing.TB) *DB {
 // can't be had, every test that asks says so.
 var shared = sync.OnceValues(func() (*cluster, error) {
 	if url := os.Getenv(Env); url != "" {
-		return newCluster(url)
+		return joinCluster(url)
 	}
 	dir, err := os.MkdirTemp("", "outflow-pgtest-")
 	if err != nil {
