@@ -125,6 +125,28 @@ func CancelOrder(o Order, c Customer, now time.Time) (Change[Order], error) {
 	return change, nil
 }
 
+// FulfilOrder marks a confirmed order as fulfilled. It returns CodeOrderState
+// in any other state.
+func FulfilOrder(o Order, now time.Time) (Change[Order], error) {
+	if o.Status != OrderStatusConfirmed {
+		return Change[Order]{}, stateError("fulfilled", o.Status)
+	}
+	next := o
+	next.Status = OrderStatusFulfilled
+	return o.become(OrderFulfilled, next, now), nil
+}
+
+// RefundOrder marks a fulfilled order as refunded, in full. It returns
+// CodeOrderState in any other state.
+func RefundOrder(o Order, now time.Time) (Change[Order], error) {
+	if o.Status != OrderStatusFulfilled {
+		return Change[Order]{}, stateError("refunded", o.Status)
+	}
+	next := o
+	next.Status = OrderStatusRefunded
+	return o.become(OrderRefunded, next, now), nil
+}
+
 // DeleteOrder deletes an order that is in a final state, else it returns
 // CodeOrderState.
 func DeleteOrder(o Order, now time.Time) (Change[Order], error) {
