@@ -57,7 +57,10 @@ func (in CustomerInput) Validate() error {
 	}
 	for k, v := range in.Metadata {
 		if before := len(p); before < 100 {
-			text(&p, "metadata", k, 1, MaxMetadataKey)
+			if k == "" {
+				p.add("metadata", "must not have an empty name")
+			}
+			text(&p, "metadata", k, 0, MaxMetadataKey)
 			text(&p, "metadata", v, 0, MaxMetadataValue)
 		}
 	}

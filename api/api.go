@@ -1,0 +1,157 @@
+package api
+
+import (
+	"errors"
+	"log/slog"
+	"maps"
+	"net/http"
+	urlpath "path"
+	"runtime/debug"
+	"slices"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"outflow/store"
+)
+
+// Config is what the API can be told. The zero value is useful.
+type Config struct {
+	Logger *slog.Logger // slog.Default() when nil
+}
+
+// api routes requests to operations and pages.
+type api struct {
+	mux         *http.ServeMux
+	huma        huma.API
+	logger      *slog.Logger
+	crossOrigin *http.CrossOriginProtection
+	methods     map[string][]string // of each path, without the trailing slash
+}
+
+// route is an operation of the API and what serves it.
+type route struct {
+	huma.Operation
+	handle func(*exchange) error
+	query  []string // the parameters that the query may have
+}
+
+// New returns the API over a store, with its documentation.
+func New(s *store.Store, cfg Config) http.Handler {
+	a := &api{
+		mux:         http.NewServeMux(),
+		logger:      cfg.Logger,
+		crossOrigin: http.NewCrossOriginProtection(),
+		methods:     map[string][]string{},
+	}
+	if a.logger == nil {
+		a.logger = slog.Default()
+	}
+	a.huma = humago.New(a.mux, description())
+	c, o := customers(s), orders(s)
+	for _, r := range slices.Concat(c.routes(), o.routes(), orderRoutes(&o, s), healthRoutes(s)) {
+		a.add(r)
+	}
+	a.addPages()
+	a.refuseTheRest()
+	return a
+}
+
+// add attaches an operation to its path, with and without a trailing slash.
+func (a *api) add(r route) {
+	for _, p := range r.Parameters {
+		if p.In == "query" {
+			r.query = append(r.query, p.Name)
+		}
+	}
+	a.huma.OpenAPI().AddOperation(&r.Operation)
+	a.methods[r.Path] = append(a.methods[r.Path], r.Method)
+	serve := func(ctx huma.Context) {
+		_, w := humago.Unwrap(ctx)
+		x := w.(*exchange)
+		x.route = &r
+		if err := a.serve(x); err != nil {
+			x.fail(err)
+		}
+	}
+	slash := r.Operation
+	slash.Path += "/{$}"
+	a.huma.Adapter().Handle(&r.Operation, serve)
+	a.huma.Adapter().Handle(&slash, serve)
+}
+
+func (a *api) serve(x *exchange) (err error) {
+	if err := a.crossOrigin.Check(x.r); err != nil {
+		return &refusal{code: codeCrossOrigin, detail: "a page of another site may not change anything here"}
+	}
+	if x.r.Method != http.MethodDelete && !accepts(x.r.Header["Accept"]) {
+		return &refusal{code: codeNotAcceptable, detail: "the response can only be " + typeJSON}
+	}
+	if x.query, err = parseQuery(x.r.URL.RawQuery, x.route.query); err != nil {
+		return err
+	}
+	return x.route.handle(x)
+}
+
+// page attaches a page for people to a path, with and without a trailing slash.
+func (a *api) page(at string, serve http.HandlerFunc) {
+	a.methods[at] = append(a.methods[at], http.MethodGet)
+	a.mux.HandleFunc("GET "+strings.TrimSuffix(at, "/")+"/{$}", serve)
+	if at != "/" {
+		a.mux.HandleFunc("GET "+at, serve)
+	}
+}
+
+// refuseTheRest answers for methods that a path doesn't have and for paths that
+// there aren't, in place of the router's plain text.
+func (a *api) refuseTheRest() {
+	for p, methods := range a.methods {
+		if slices.Contains(methods, http.MethodGet) {
+			methods = append(methods, http.MethodHead)
+		}
+		slices.Sort(methods)
+		allow := strings.Join(methods, ", ")
+		refuse := func(w http.ResponseWriter, _ *http.Request) {
+			w.(*exchange).fail(&refusal{code: codeMethodNotAllowed, detail: "this path has " + allow, header: [2]string{"Allow", allow}})
+		}
+		a.mux.HandleFunc(strings.TrimSuffix(p, "/")+"/{$}", refuse)
+		if p != "/" {
+			a.mux.HandleFunc(p, refuse)
+		}
+	}
+	a.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { w.(*exchange).fail(errNoSuchPath) })
+}
+
+var errNoSuchPath = &refusal{code: codeNoSuchPath, detail: "there is no such path"}
+
+// ServeHTTP implements [http.Handler].
+func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	x := newExchange(w, r, a.logger)
+	defer func() {
+		p := recover()
+		if p == nil {
+			return
+		}
+		if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+			panic(p)
+		}
+		x.logError("panic in a handler", "panic", p, "stack", string(debug.Stack()))
+		x.fail(errPanic)
+	}()
+	// The router would redirect these to a path that the client didn't ask for.
+	if p := r.URL.EscapedPath(); !clean(p) {
+		x.fail(errNoSuchPath)
+		return
+	}
+	a.mux.ServeHTTP(x, r)
+}
+
+var errPanic = errors.New("panic")
+
+func clean(p string) bool {
+	return strings.HasPrefix(p, "/") && (p == "/" || urlpath.Clean(p) == strings.TrimSuffix(p, "/"))
+}
+
+// sorted returns the keys of a map in order.
+func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -1,0 +1,39 @@
+// Package api is outflow's REST API: customers, orders and their events over
+// HTTP, as JSON.
+//
+// # What it promises
+//
+//   - Every answer that is not a success is an RFC 9457 problem document with a
+//     stable type, which the server also explains as a page (/problems/...). It
+//     repeats no value that was sent and says nothing of the server's insides.
+//   - A body is refused with all its problems at once, each named by where it is
+//     ("body.items[0].quantity"), or accepted as a whole.
+//   - Bodies are read strictly: unknown properties, names given twice, bytes
+//     that are not UTF-8, half surrogate pairs, anything after the value, more
+//     than 64 KiB and deep nesting are refused. null means absent.
+//   - A property that is computed can't be set: POST refuses it, PUT accepts a
+//     resource as GET shows it and ignores it, PATCH refuses another value than
+//     the resource has.
+//   - A PUT or PATCH is one change with one event, or none when it changes
+//     nothing.
+//   - Every path answers with and without a trailing slash, without a redirect.
+//   - An id that is not a UUID is a 422 that names path.id; a UUID that nothing
+//     has is a 404.
+//   - In lists, next_cursor is always there and null on the last page.
+//   - A request's id (X-Request-Id) and traceparent travel in the events that it
+//     causes; the id is in every response.
+//   - A change that a browser sends on behalf of another site is refused: the
+//     API has no other way yet to know who asks.
+//
+// # How it is made
+//
+// huma routes the requests and writes the OpenAPI documents. Handlers are
+// attached to its adapter directly and not through [huma.Register], because
+// that decodes and validates a body in passes of reflection whose messages
+// repeat what was sent, and because its errors are made by a global. What
+// bodies may hold is said twice, therefore: by decode functions that run and by
+// schemas that document; a test keeps them together.
+//
+// A resource is described by an entity: its path, how its JSON is read, and
+// the functions of package store. Handlers and documentation follow from it.
+package api

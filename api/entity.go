@@ -1,0 +1,145 @@
+package api
+
+import (
+	"context"
+	"strconv"
+
+	"outflow/domain"
+	"outflow/store"
+)
+
+// entity describes a kind of resource: all that its handlers need to know.
+type entity[T, In any] struct {
+	aggregate string // as in its events
+	path      string // of the list
+	docs      entityDocs
+
+	id      func(*T) domain.ID
+	version func(*T) int64
+	input   func(*T) In // what callers decide of it
+
+	// decode reads a body over in, which it may not write through. With PATCH,
+	// current is the resource.
+	decode   func(d *decoding, v *value, in *In, current *T)
+	validate func(In) error
+
+	create  func(context.Context, In, domain.Metadata) (T, error)
+	get     func(context.Context, domain.ID) (T, error)
+	list    func(context.Context, store.Page) (store.List[T], error)
+	update  func(context.Context, domain.ID, store.Precondition, func(T) (In, error), domain.Metadata) (T, error)
+	remove  func(context.Context, domain.ID, store.Precondition, domain.Metadata) error
+	history func(ctx context.Context, aggregateType string, id domain.ID, afterVersion int64, limit int) ([]domain.Event, int64, error)
+}
+
+// routes are the operations that every kind of resource has.
+func (e *entity[T, In]) routes() []route {
+	d := &e.docs
+	one := e.path + "/{id}"
+	return []route{
+		{Operation: d.list(e.path), handle: e.handleList},
+		{Operation: d.create(e.path), handle: e.handleCreate},
+		{Operation: d.get(one), handle: e.handleGet},
+		{Operation: d.replace(one), handle: e.handleReplace},
+		{Operation: d.patch(one), handle: e.handlePatch},
+		{Operation: d.remove(one), handle: e.handleDelete},
+		{Operation: d.history(one + "/events"), handle: e.handleHistory},
+	}
+}
+
+func (e *entity[T, In]) handleCreate(x *exchange) error {
+	v, err := x.body(typeJSON)
+	if err != nil {
+		return err
+	}
+	var in In
+	if err := e.read(creating, &v, &in, nil); err != nil {
+		return err
+	}
+	t, err := e.create(x.r.Context(), in, x.metadata())
+	if err != nil {
+		return err
+	}
+	x.Header().Set("Location", e.path+"/"+e.id(&t).String())
+	return e.reply(x, &t)
+}
+
+func (e *entity[T, In]) handleGet(x *exchange) error {
+	id, err := x.id()
+	if err != nil {
+		return err
+	}
+	t, err := e.get(x.r.Context(), id)
+	if err != nil {
+		return err
+	}
+	return e.reply(x, &t)
+}
+
+func (e *entity[T, In]) handleReplace(x *exchange) error {
+	id, err := x.id()
+	if err != nil {
+		return err
+	}
+	v, err := x.body(typeJSON)
+	if err != nil {
+		return err
+	}
+	var in In
+	if err := e.read(replacing, &v, &in, nil); err != nil {
+		return err
+	}
+	t, err := e.update(x.r.Context(), id, store.Precondition{}, func(T) (In, error) { return in, nil }, x.metadata())
+	if err != nil {
+		return err
+	}
+	return e.reply(x, &t)
+}
+
+// handlePatch decides inside the store's update: when others change the
+// resource meanwhile, the patch is applied again, to what they left.
+func (e *entity[T, In]) handlePatch(x *exchange) error {
+	id, err := x.id()
+	if err != nil {
+		return err
+	}
+	v, err := x.body(typeMergePatch, typeJSON)
+	if err != nil {
+		return err
+	}
+	patch := func(current T) (In, error) {
+		in := e.input(&current)
+		err := e.read(merging, &v, &in, &current)
+		return in, err
+	}
+	t, err := e.update(x.r.Context(), id, store.Precondition{}, patch, x.metadata())
+	if err != nil {
+		return err
+	}
+	return e.reply(x, &t)
+}
+
+func (e *entity[T, In]) handleDelete(x *exchange) error {
+	id, err := x.id()
+	if err != nil {
+		return err
+	}
+	if err := e.remove(x.r.Context(), id, store.Precondition{}, x.metadata()); err != nil {
+		return err
+	}
+	x.WriteHeader(x.route.DefaultStatus)
+	return nil
+}
+
+func (e *entity[T, In]) handleList(x *exchange) error { return replyList(x, e.aggregate, e.list) }
+
+// read decodes a body over in; current is the resource that a PATCH is for.
+func (e *entity[T, In]) read(m mode, v *value, in *In, current *T) error {
+	d := decoding{mode: m}
+	e.decode(&d, v, in, current)
+	return d.err(func() error { return e.validate(*in) })
+}
+
+func (e *entity[T, In]) reply(x *exchange, t *T) error {
+	x.Header().Set("ETag", `"`+strconv.FormatInt(e.version(t), 10)+`"`)
+	return x.reply(t)
+}

@@ -1,0 +1,210 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"outflow/domain"
+)
+
+// entityDocs is what the documentation says of a kind of resource.
+type entityDocs struct {
+	tag      string // "Customers"
+	one      string // "customer"
+	One      string // "Customer", also the schema's name
+	creating string // what creating one means
+	changing string // what changing one means
+	deleting string // what deleting one means
+
+	input, change, resource any // examples
+
+	// What may stand in the way, beyond what all operations have in common.
+	createProblems, updateProblems, deleteProblems []domain.Code
+}
+
+func (d *entityDocs) create(path string) huma.Operation {
+	op := d.operation("create"+d.One, http.MethodPost, path, "Create "+article(d.one), d.creating)
+	op.DefaultStatus = http.StatusCreated
+	d.takes(&op, d.One+"Input", d.input, typeJSON)
+	d.gives(&op, "The "+d.one+" as it was created.")
+	op.Responses["201"].Headers["Location"] = header("The path of the new "+d.one+".", path+"/"+exampleID.String())
+	return refuses(op, append(writing(true), d.createProblems...)...)
+}
+
+func (d *entityDocs) get(path string) huma.Operation {
+	op := d.operation("get"+d.One, http.MethodGet, path, "Get "+article(d.one), "Returns the "+d.one+" as it is now.")
+	d.gives(&op, "The "+d.one+".")
+	return refuses(op, domain.CodeInvalid, domain.CodeNotFound)
+}
+
+func (d *entityDocs) replace(path string) huma.Operation {
+	op := d.operation("replace"+d.One, http.MethodPut, path, "Replace "+article(d.one),
+		"Replaces what callers decide of the "+d.one+": an optional property that is left out is taken away. "+
+			"The body may be the "+d.one+" as GET shows it; its read-only properties are ignored. "+
+			"When nothing changes, the version stays and there is no event. "+d.changing)
+	d.takes(&op, d.One+"Replacement", d.input, typeJSON)
+	d.gives(&op, "The "+d.one+" as it is now.")
+	return refuses(op, append(writing(true), slices.Concat([]domain.Code{domain.CodeNotFound}, d.updateProblems)...)...)
+}
+
+func (d *entityDocs) patch(path string) huma.Operation {
+	op := d.operation("update"+d.One, http.MethodPatch, path, "Change parts of "+article(d.one),
+		"Applies a JSON merge patch (RFC 7396): what the body leaves out stays, null takes an optional property away, "+
+			"objects are merged, arrays are replaced. Read-only properties may be there with the value that they have. "+
+			"When nothing changes, the version stays and there is no event. "+d.changing)
+	d.takes(&op, d.One+"Patch", d.change, typeMergePatch, typeJSON)
+	d.gives(&op, "The "+d.one+" as it is now.")
+	return refuses(op, append(writing(true), slices.Concat([]domain.Code{domain.CodeNotFound}, d.updateProblems)...)...)
+}
+
+func (d *entityDocs) remove(path string) huma.Operation {
+	op := d.operation("delete"+d.One, http.MethodDelete, path, "Delete "+article(d.one), d.deleting+" Its events stay readable.")
+	op.DefaultStatus = http.StatusNoContent
+	op.Responses["204"] = &huma.Response{Description: "It is deleted.", Headers: commonHeaders()}
+	return refuses(op, append(writing(false), slices.Concat([]domain.Code{domain.CodeNotFound}, d.deleteProblems)...)...)
+}
+
+func (d *entityDocs) list(path string) huma.Operation {
+	op := d.operation("list"+d.tag, http.MethodGet, path, "List "+d.one+"s", "Lists all "+d.one+"s, oldest first, page by page.")
+	d.givesList(&op, d.One+"List", d.resource)
+	return refuses(op, domain.CodeInvalid)
+}
+
+// listOfCustomer documents a list of what belongs to a customer.
+func (d *entityDocs) listOfCustomer(path string) huma.Operation {
+	op := d.operation("listCustomer"+d.tag, http.MethodGet, path, "List a customer's "+d.one+"s", "Lists the customer's "+d.one+"s, oldest first, page by page.")
+	d.givesList(&op, d.One+"List", d.resource)
+	return refuses(op, domain.CodeInvalid, domain.CodeNotFound)
+}
+
+func (d *entityDocs) history(path string) huma.Operation {
+	op := d.operation("list"+d.One+"Events", http.MethodGet, path, "List the events of "+article(d.one),
+		"Lists every change of the "+d.one+", oldest first, page by page: the state before and after, when, and on whose behalf. "+
+			"The events stay when the "+d.one+" is deleted.")
+	d.givesList(&op, "EventList", exampleEvent(d))
+	return refuses(op, domain.CodeInvalid, domain.CodeNotFound)
+}
+
+func (d *entityDocs) cancel(path string) huma.Operation {
+	op := d.operation("cancel"+d.One, http.MethodPost, path, "Cancel "+article(d.one),
+		"Cancels a placed or confirmed "+d.one+", and tells the customer by mail. The request has no body, or an empty object.")
+	d.gives(&op, "The cancelled "+d.one+".")
+	return refuses(op, append(writing(true), domain.CodeNotFound, domain.CodeOrderState, domain.CodeWriteConflict)...)
+}
+
+func healthDocs(id, path, summary, description, status string, problems ...domain.Code) huma.Operation {
+	op := operation("Health", id, http.MethodGet, path, summary, description)
+	op.Responses["200"] = &huma.Response{Description: "Yes.", Headers: commonHeaders(), Content: content(typeJSON, "Health", health{status})}
+	return refuses(op, append(problems, domain.CodeInvalid)...)
+}
+
+func (d *entityDocs) operation(id, method, path, summary, description string) huma.Operation {
+	return operation(d.tag, id, method, path, summary, description)
+}
+
+func operation(tag, id, method, path, summary, description string) huma.Operation {
+	op := huma.Operation{
+		OperationID: id, Method: method, Path: path, Summary: summary, Description: strings.TrimSpace(description),
+		Tags: []string{tag}, DefaultStatus: http.StatusOK, Responses: map[string]*huma.Response{},
+	}
+	if strings.Contains(path, "{id}") {
+		what := "customer"
+		if strings.HasPrefix(path, "/api/orders") {
+			what = "order"
+		}
+		op.Parameters = append(op.Parameters, &huma.Param{Name: "id", In: "path", Required: true,
+			Description: "The id of the " + what + ".", Schema: uuidSchema(""), Example: exampleID})
+	}
+	return op
+}
+
+// takes documents the body.
+func (d *entityDocs) takes(op *huma.Operation, schema string, example any, types ...string) {
+	op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{}}
+	for _, t := range types {
+		op.RequestBody.Content[t] = content(t, schema, example)[t]
+	}
+}
+
+// gives documents the answer of an operation on one resource.
+func (d *entityDocs) gives(op *huma.Operation, description string) {
+	headers := commonHeaders()
+	headers["ETag"] = header("The version, in quotes.", `"1"`)
+	op.Responses[strconv.Itoa(op.DefaultStatus)] = &huma.Response{Description: description, Headers: headers, Content: content(typeJSON, d.One, d.resource)}
+}
+
+func (d *entityDocs) givesList(op *huma.Operation, schema string, item any) {
+	op.Parameters = append(op.Parameters,
+		&huma.Param{Name: "limit", In: "query", Example: defaultLimit,
+			Description: fmt.Sprintf("The most items to return. More than %d counts as %d.", maxLimit, maxLimit),
+			Schema:      &huma.Schema{Type: huma.TypeInteger, Minimum: new(1.0), Default: defaultLimit}},
+		&huma.Param{Name: "cursor", In: "query",
+			Description: "The next_cursor of the page before; without it the list begins at its beginning.",
+			Schema:      &huma.Schema{Type: huma.TypeString}})
+	op.Responses["200"] = &huma.Response{Description: "One page.", Headers: commonHeaders(),
+		Content: content(typeJSON, schema, list[any]{Data: []any{item}})}
+}
+
+// writing are the problems that every change can have.
+func writing(body bool) []domain.Code {
+	codes := []domain.Code{domain.CodeInvalid, codeCrossOrigin, domain.CodeTooLarge}
+	if body {
+		codes = append(codes, codeMalformed, codeMediaType, codeTooLarge, codeTimeout)
+	}
+	return codes
+}
+
+// refuses documents the problems that an operation can have.
+func refuses(op huma.Operation, codes ...domain.Code) huma.Operation {
+	codes = append(codes, codeInternal)
+	if op.Method != http.MethodDelete {
+		codes = append(codes, codeNotAcceptable)
+	}
+	if strings.HasPrefix(op.Path, "/api/") {
+		codes = append(codes, domain.CodeUnavailable)
+	}
+	for i := range problemTypes {
+		t := &problemTypes[i]
+		if !slices.Contains(codes, t.code) {
+			continue
+		}
+		status := strconv.Itoa(t.status)
+		r := op.Responses[status]
+		if r == nil {
+			r = &huma.Response{Headers: commonHeaders(), Content: map[string]*huma.MediaType{
+				problemJSON: {Schema: ref("Problem"), Examples: map[string]*huma.Example{}},
+			}}
+			op.Responses[status] = r
+		}
+		if t.status == http.StatusServiceUnavailable {
+			r.Headers["Retry-After"] = header("How many seconds to wait.", retryAfter)
+		}
+		r.Description = strings.TrimPrefix(r.Description+"; "+t.title, "; ")
+		r.Content[problemJSON].Examples[t.slug()] = &huma.Example{Summary: t.title, Value: exampleProblem(t, &op)}
+	}
+	return op
+}
+
+func article(noun string) string {
+	if strings.ContainsAny(noun[:1], "aeiou") {
+		return "an " + noun
+	}
+	return "a " + noun
+}
+
+func content(mediaType, schema string, example any) map[string]*huma.MediaType {
+	return map[string]*huma.MediaType{mediaType: {Schema: ref(schema), Example: example}}
+}
+
+func header(description, example string) *huma.Param {
+	return &huma.Param{Description: description, Example: example, Schema: &huma.Schema{Type: huma.TypeString}}
+}
+
+func commonHeaders() map[string]*huma.Param {
+	return map[string]*huma.Param{"X-Request-Id": header("The request's id: the one that it came with, or a new one.", exampleRequestID)}
+}

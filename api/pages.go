@@ -1,0 +1,104 @@
+package api
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"encoding/json"
+	"html/template"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+//go:embed docs
+var files embed.FS
+
+var pageTemplate = template.Must(template.ParseFS(files, "docs/page.html"))
+
+// page is a page of text.
+type page struct {
+	Title, URI string
+	Text       []string
+	Links      []link
+}
+
+type link struct{ Href, Name, Note string }
+
+// contentPolicy lets the pages load what this server has and nothing else. The
+// documentation's script brings styles of its own.
+const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; " +
+	"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+// addPages attaches all that is not an operation: the OpenAPI documents, the
+// documentation and the explanations of problems. They are made here, once.
+func (a *api) addPages() {
+	o := a.huma.OpenAPI()
+	json31, err := json.Marshal(o)
+	must(err)
+	yaml31, err := o.YAML()
+	must(err)
+	json30, err := o.Downgrade()
+	must(err)
+	a.page("/openapi.json", static(json31, typeJSON))
+	a.page("/openapi.yaml", static(yaml31, "application/yaml"))
+	a.page("/openapi-3.0.json", static(json30, typeJSON))
+
+	for path, f := range map[string]struct{ name, contentType string }{
+		"/docs":                            {"docs.html", "text/html; charset=utf-8"},
+		"/docs/style.css":                  {"style.css", "text/css; charset=utf-8"},
+		"/docs/rapidoc-min.js":             {"rapidoc-min.js", "text/javascript; charset=utf-8"},
+		"/docs/rapidoc-min.js.LICENSE.txt": {"rapidoc-min.js.LICENSE.txt", "text/plain; charset=utf-8"},
+	} {
+		b, err := files.ReadFile("docs/" + f.name)
+		must(err)
+		a.page(path, static(b, f.contentType))
+	}
+
+	a.page("/", html(page{
+		Title: "outflow",
+		Text:  []string{"Customers and orders over HTTP. Every change is committed together with its event."},
+		Links: []link{
+			{"/docs", "Documentation", "of every operation, to try out"},
+			{"/openapi.json", "OpenAPI 3.1", "as JSON"}, {"/openapi.yaml", "OpenAPI 3.1", "as YAML"}, {"/openapi-3.0.json", "OpenAPI 3.0", "for tools that need it"},
+			{"/problems", "Problems", "that the API reports"},
+			{"/api/customers", "Customers", ""}, {"/api/orders", "Orders", ""},
+		},
+	}))
+	all := page{Title: "Problems", Text: []string{"Errors are problem documents (RFC 9457). These are the types they have."}}
+	for i := range problemTypes {
+		t := &problemTypes[i]
+		all.Links = append(all.Links, link{t.uri(), t.title, strconv.Itoa(t.status)})
+		a.page(t.uri(), html(page{Title: t.title, URI: strconv.Itoa(t.status) + " " + t.uri(), Text: []string{t.explain}}))
+	}
+	a.page("/problems", html(all))
+}
+
+func html(p page) http.HandlerFunc {
+	var b bytes.Buffer
+	must(pageTemplate.Execute(&b, p))
+	return static(b.Bytes(), "text/html; charset=utf-8")
+}
+
+// static serves bytes that stay the same while the process runs.
+func static(content []byte, contentType string) http.HandlerFunc {
+	sum := sha256.Sum256(content)
+	tag := `"` + hex.EncodeToString(sum[:8]) + `"`
+	return func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Type", contentType)
+		h.Set("ETag", tag)
+		h.Set("Cache-Control", "no-cache")
+		h.Set("Content-Security-Policy", contentPolicy)
+		h.Set("Referrer-Policy", "no-referrer")
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
+	}
+}
+
+// must stops on what only a programmer can have got wrong.
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
