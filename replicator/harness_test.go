@@ -30,10 +30,11 @@ var start = time.Date(2026, 11, 21, 4, 5, 6, 789e6, time.UTC)
 // system is a broker and a database for one test.
 type system struct {
 	*kafkatest.Kafka
-	t    *testing.T
-	uri  string
-	db   *mongo.Database
-	fake *mongofake.Server // nil when the server is a real one
+	t     *testing.T
+	uri   string
+	db    *mongo.Database
+	fake  *mongofake.Server // nil when the server is a real one
+	views bool              // whether the server has views
 }
 
 func newSystem(t *testing.T) *system {
@@ -69,6 +70,12 @@ func (s *system) useMongo() {
 	client, err := mongo.Connect(options.Client().ApplyURI(s.uri))
 	require.NoError(s.t, err)
 	s.db = client.Database(string(s.Namespace))
+	probe := client.Database(string(s.Namespace) + "_probe")
+	_, err = probe.Collection("base").InsertOne(context.Background(), bson.D{{Key: "_id", Value: 1}})
+	require.NoError(s.t, err)
+	s.views = probe.CreateView(context.Background(), "view", "base", mongo.Pipeline{}) == nil &&
+		probe.Collection("view").FindOne(context.Background(), bson.D{}).Err() == nil
+	require.NoError(s.t, probe.Drop(context.Background()))
 	s.t.Cleanup(func() {
 		_ = s.db.Drop(context.Background())
 		_ = client.Disconnect(context.Background())
@@ -115,13 +122,34 @@ func (s *system) eventually(what string, ok func() bool) {
 	require.Eventually(s.t, ok, time.Minute, 10*time.Millisecond, what)
 }
 
+// read is what someone who reads a view or a base collection reads. Beside a
+// server that has no views, it is what the view would show.
+func (s *system) read(collection string) (*mongo.Collection, bson.D) {
+	for _, e := range EntityCollections {
+		if e.View == collection && !s.views {
+			return s.db.Collection(e.Base), bson.D{{Key: "deleted_at", Value: bson.D{{Key: "$exists", Value: false}}}}
+		}
+	}
+	return s.db.Collection(collection), bson.D{}
+}
+
 // raw returns a document, or nil.
 func (s *system) raw(collection string, id domain.ID) bson.M {
+	c, filter := s.read(collection)
 	var doc bson.M
-	if err := s.db.Collection(collection).FindOne(context.Background(), bson.D{{Key: "_id", Value: id.String()}}).Decode(&doc); err != nil {
+	if err := c.FindOne(context.Background(), append(filter, bson.E{Key: "_id", Value: id.String()})).Decode(&doc); err != nil {
 		return nil
 	}
 	return doc
+}
+
+func (s *system) count(collection string) int {
+	c, filter := s.read(collection)
+	n, err := c.CountDocuments(context.Background(), filter)
+	if err != nil {
+		return -1
+	}
+	return int(n)
 }
 
 // version returns the version of a document of a base collection, 0 for none.

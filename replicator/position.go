@@ -48,6 +48,10 @@ type positions struct {
 
 // Load implements [consumer.Positions].
 func (p *positions) Load(ctx context.Context, partitions []consumer.Partition) (map[consumer.Partition]consumer.Position, error) {
+	was, err := identities(ctx, p.db)
+	if err != nil {
+		return nil, err
+	}
 	bound, err := prepare(ctx, p.db)
 	if err != nil {
 		return nil, err
@@ -73,11 +77,14 @@ func (p *positions) Load(ctx context.Context, partitions []consumer.Partition) (
 	}
 	for _, s := range stored {
 		id := consumer.Partition{Topic: s.Topic, Partition: s.Partition}
-		p.known[id] = s
-		if now := bound[p.bases[id.Topic]]; s.Collection != now {
-			p.logger.Warn("the replica's collection is another one than was filled: consuming from the start", "partition", id.String())
+		if s.Collection != was[p.bases[id.Topic]] {
+			p.logger.Warn("the replica's collection is not the one that was filled: consuming from the start", "partition", id.String())
+			if _, err := p.db.Collection(positionsCollection).DeleteOne(ctx, same(s)); err != nil {
+				return nil, fmt.Errorf("forget a position: %w", err)
+			}
 			continue
 		}
+		p.known[id] = s
 		found[id] = consumer.Position{Log: s.Log, Next: s.Next, Epoch: s.Epoch}
 	}
 	return found, nil
@@ -105,10 +112,7 @@ func (p *positions) Save(ctx context.Context, moved map[consumer.Partition]consu
 			continue
 		}
 		updates++
-		models = append(models, mongo.NewReplaceOneModel().SetReplacement(at).SetFilter(bson.D{
-			{Key: "_id", Value: was.ID}, {Key: "generation", Value: was.Generation}, {Key: "collection", Value: was.Collection},
-			{Key: "log", Value: was.Log}, {Key: "next", Value: was.Next},
-		}))
+		models = append(models, mongo.NewReplaceOneModel().SetReplacement(at).SetFilter(same(was)))
 	}
 	done, err := p.db.Collection(positionsCollection).BulkWrite(ctx, models, options.BulkWrite().SetOrdered(false))
 	switch {
@@ -123,6 +127,14 @@ func (p *positions) Save(ctx context.Context, moved map[consumer.Partition]consu
 		p.known[id] = at
 	}
 	return nil
+}
+
+// same is the filter that finds a position if it is as it was.
+func same(was position) bson.D {
+	return bson.D{
+		{Key: "_id", Value: was.ID}, {Key: "generation", Value: was.Generation}, {Key: "collection", Value: was.Collection},
+		{Key: "log", Value: was.Log}, {Key: "next", Value: was.Next},
+	}
 }
 
 const checkInterval = time.Second
