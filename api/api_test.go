@@ -30,7 +30,11 @@ type server struct {
 
 func start(t testing.TB) *server {
 	t.Helper()
-	db := pgtest.New(t)
+	return startOn(t, pgtest.New(t))
+}
+
+func startOn(t testing.TB, db *pgtest.DB) *server {
+	t.Helper()
 	pool, err := store.Open(t.Context(), db.URL, 8)
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
@@ -38,14 +42,19 @@ func start(t testing.TB) *server {
 }
 
 // startWithoutStore serves what never gets as far as the store: there, it panics.
-func startWithoutStore(t testing.TB) *server { return serve(t, nil) }
+func startWithoutStore(t testing.TB, opts ...func(*http.Server)) *server {
+	return serve(t, nil, opts...)
+}
 
-func serve(t testing.TB, s *store.Store) *server {
+func serve(t testing.TB, s *store.Store, opts ...func(*http.Server)) *server {
 	var log bytes.Buffer
-	h := api.New(s, api.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
-	srv := httptest.NewServer(h)
+	srv := httptest.NewUnstartedServer(api.New(s, api.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}))
+	for _, opt := range opts {
+		opt(srv.Config)
+	}
+	srv.Start()
 	t.Cleanup(srv.Close)
-	return &server{srv, t, &log}
+	return &server{Server: srv, t: t, log: &log}
 }
 
 // answer is what came back.

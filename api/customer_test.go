@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -188,7 +189,7 @@ func TestLimitIsCoerced(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	for i := range 502 {
-		s.do("POST", "/api/customers", map[string]any{"name": "Ada", "email": at("%s@example.com", map[string]any{"id": i2s(i)})}).is(201)
+		s.do("POST", "/api/customers", map[string]any{"name": "Ada", "email": fmt.Sprintf("a%d@example.com", i)}).is(201)
 	}
 	require.Len(t, s.do("GET", "/api/customers", nil).data(), 50)
 	require.Len(t, s.do("GET", "/api/customers?limit=501", nil).is(200).data(), 500)

@@ -2,13 +2,10 @@ package api_test
 
 import (
 	"encoding/json"
-	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
-
-func i2s(i int) string { return "c" + strconv.Itoa(i) }
 
 func toJSON(t testing.TB, v any) string {
 	b, err := json.Marshal(v)
