@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -158,4 +159,33 @@ func keys(m map[string]int) []string {
 		all = append(all, k)
 	}
 	return all
+}
+
+// A decision waits for whoever is changing the customer, and then sees the
+// change.
+func TestDecisionSeesTheCustomerAsLocked(t *testing.T) {
+	t.Parallel()
+	s, pool := open(t)
+	o := place(t, s, create(t, s, ada()).ID)
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(t.Context()) }() // or the pool could not close when the test fails
+	_, err = tx.Exec(t.Context(), `SELECT FROM customers FOR NO KEY UPDATE`)
+	require.NoError(t, err)
+	decided := make(chan error, 1)
+	go func() {
+		decided <- s.DecideOrders(t.Context(), []domain.ID{o.ID}, func(domain.ID) domain.Metadata { return by })[0]
+	}()
+	require.Eventually(t, func() bool { return lockWaiters(t, pool) == 1 }, 10*time.Second, 5*time.Millisecond)
+	_, err = tx.Exec(t.Context(), `UPDATE customers SET status = 'suspended'`)
+	require.NoError(t, err)
+	require.NoError(t, tx.Commit(t.Context()))
+	require.NoError(t, <-decided)
+	o, err = s.Order(t.Context(), o.ID)
+	require.NoError(t, err)
+	require.Equal(t, domain.ReasonCustomerSuspended, o.Reason)
+
+	// For the check of the log, which the suspension above went past.
+	_, err = pool.Exec(t.Context(), `UPDATE customers SET status = 'active'`)
+	require.NoError(t, err)
 }

@@ -229,3 +229,12 @@ func marshal(t *testing.T, v any) string {
 }
 
 func nth(prefix string, i int) string { return fmt.Sprintf("%s-%d", prefix, i) }
+
+// lockWaiters counts the sessions that wait for a lock.
+func lockWaiters(t *testing.T, pool *pgxpool.Pool) int {
+	t.Helper()
+	var n int
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity
+		WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&n))
+	return n
+}
