@@ -1,0 +1,30 @@
+// Package failpoint names the places where tests make a process fail, and
+// makes it fail there: killed at the n-th pass, stopped, or with an error.
+//
+// Without the build tag "failpoints", [Hit] does nothing and costs nothing. With
+// it, the variable OUTFLOW_FAILPOINTS says what happens where:
+//
+//	OUTFLOW_FAILPOINTS='relay.produced=kill@3;relay.committed=error@1'
+//
+// The actions are kill (SIGKILL to itself: nothing is cleaned up), stop
+// (SIGSTOP: the process is paused until somebody continues it) and error ([Hit]
+// returns [ErrInjected] once). The number says at which pass, 1 if left out.
+package failpoint
+
+import "errors"
+
+// The failpoints.
+const (
+	RelayProduce   = "relay.produce"   // before a batch's first record is produced
+	RelayProduced  = "relay.produced"  // all of it is on the broker, in an open transaction
+	RelayCommitted = "relay.committed" // the transaction is committed, nothing is noted
+	RelayConfirm   = "relay.confirm"   // before PostgreSQL is told how far
+	RelayConfirmed = "relay.confirmed" // PostgreSQL was told
+	RelayHandover  = "relay.handover"  // the windows are published, the stream not begun
+)
+
+// Env is the variable that says what happens where.
+const Env = "OUTFLOW_FAILPOINTS"
+
+// ErrInjected is what the action "error" makes [Hit] return.
+var ErrInjected = errors.New("injected failure")
