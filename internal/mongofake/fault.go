@@ -1,6 +1,8 @@
 package mongofake
 
 import (
+	"context"
+	"fmt"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -122,22 +124,21 @@ func (a *ActiveFault) Inside() int {
 	return a.inside
 }
 
-// Hit is closed once n commands have been hit.
-func (a *ActiveFault) Hit(n int) <-chan struct{} {
-	reached := make(chan struct{})
-	go func() {
-		defer close(reached)
-		for {
-			a.mu.Lock()
-			hits, changed := a.hits, a.changed
-			a.mu.Unlock()
-			if hits >= n {
-				return
-			}
-			<-changed
+// Wait returns once n commands have been hit, or with ctx's error.
+func (a *ActiveFault) Wait(ctx context.Context, n int) error {
+	for {
+		a.mu.Lock()
+		hits, changed := a.hits, a.changed
+		a.mu.Unlock()
+		if hits >= n {
+			return nil
 		}
-	}()
-	return reached
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %d hits, have %d: %w", n, hits, ctx.Err())
+		}
+	}
 }
 
 // background commands are what drivers send by themselves.
