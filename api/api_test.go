@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -25,7 +26,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m, pgtest.IgnoreServer()) }
 type server struct {
 	*httptest.Server
 	t   testing.TB
-	log *bytes.Buffer // read it once the requests are answered
+	log *logged
 }
 
 func start(t testing.TB) *server {
@@ -47,14 +48,32 @@ func startWithoutStore(t testing.TB, opts ...func(*http.Server)) *server {
 }
 
 func serve(t testing.TB, s *store.Store, opts ...func(*http.Server)) *server {
-	var log bytes.Buffer
-	srv := httptest.NewUnstartedServer(api.New(s, api.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}))
+	log := &logged{}
+	srv := httptest.NewUnstartedServer(api.New(s, api.Config{Logger: slog.New(slog.NewTextHandler(log, nil))}))
 	for _, opt := range opts {
 		opt(srv.Config)
 	}
 	srv.Start()
 	t.Cleanup(srv.Close)
-	return &server{Server: srv, t: t, log: &log}
+	return &server{Server: srv, t: t, log: log}
+}
+
+// logged is what the server logs.
+type logged struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logged) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 // answer is what came back.

@@ -58,6 +58,7 @@ func TestBodiesThatAreRefused(t *testing.T) {
 		{"POST", customers, `[]`, []string{"Content-Type: Application/JSON; Charset=UTF-8"}, 422, "invalid"},
 		{"POST", customers, `{}`, []string{"Accept: text/html"}, 406, "not-acceptable"},
 		{"POST", customers, `{}`, []string{"Sec-Fetch-Site: cross-site"}, 403, "cross-origin"},
+		{"POST", customers, `[]`, []string{"Sec-Fetch-Site: same-origin"}, 422, "invalid"}, // the documentation's own page
 		{"DELETE", customer, ``, []string{"Origin: https://evil.example"}, 403, "cross-origin"},
 	} {
 		a := s.do(row.method, row.path, row.body, row.headers...)

@@ -175,15 +175,27 @@ func (x *exchange) contentType(types []string) error {
 
 var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
+func buffer() *bytes.Buffer {
+	b := buffers.Get().(*bytes.Buffer)
+	b.Reset()
+	return b
+}
+
+// release keeps a buffer for the next exchange, unless a long list made it large.
+func release(b *bytes.Buffer) {
+	if b.Cap() <= 4*maxBody {
+		buffers.Put(b)
+	}
+}
+
 // read returns the body, unless it is larger than maxBody.
 func (x *exchange) read() (string, error) {
 	tooLarge := &refusal{code: codeTooLarge, detail: "a body may have at most " + strconv.Itoa(maxBody) + " bytes"}
 	if x.r.ContentLength > maxBody {
 		return "", tooLarge
 	}
-	b := buffers.Get().(*bytes.Buffer)
-	defer buffers.Put(b)
-	b.Reset()
+	b := buffer()
+	defer release(b)
 	// The server's own writer, so that it learns to close the connection.
 	_, err := b.ReadFrom(http.MaxBytesReader(x.ResponseWriter, x.r.Body, maxBody))
 	if err == nil {
@@ -200,9 +212,8 @@ func (x *exchange) read() (string, error) {
 
 // send answers with v as JSON.
 func (x *exchange) send(status int, contentType string, v any) {
-	b := buffers.Get().(*bytes.Buffer)
-	defer buffers.Put(b)
-	b.Reset()
+	b := buffer()
+	defer release(b)
 	e := json.NewEncoder(b)
 	e.SetEscapeHTML(false) // responses are never part of a page, see X-Content-Type-Options
 	if err := e.Encode(v); err != nil {
