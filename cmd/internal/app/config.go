@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caarlos0/env/v11"
 
@@ -21,21 +22,22 @@ import (
 // Config is all that outflow reads from its environment. Every part reads the
 // same struct; which variables a part can't do without is said in its [Part].
 type Config struct {
-	PostgresURL      string   `env:"OUTFLOW_POSTGRES_URL" doc:"PostgreSQL, as a libpq URI: postgres://user:password@host:5432/database"`
-	PostgresMaxConns int      `env:"OUTFLOW_POSTGRES_MAX_CONNS" envDefault:"16" doc:"connections of one process to PostgreSQL at most"`
-	KafkaBrokers     []string `env:"OUTFLOW_KAFKA_BROKERS" doc:"Kafka's seed brokers: host:port, separated by commas"`
-	KafkaNamespace   string   `env:"OUTFLOW_KAFKA_NAMESPACE" envDefault:"outflow" doc:"what the names of topics and consumer groups begin with"`
-	KafkaPartitions  int      `env:"OUTFLOW_KAFKA_PARTITIONS" envDefault:"6" doc:"partitions of an event topic; a contract that can't change later"`
-	MongoURI         string   `env:"OUTFLOW_MONGO_URI" doc:"MongoDB, with the database's name: mongodb://host:27017/outflow"`
-	SMTPAddr         string   `env:"OUTFLOW_SMTP_ADDR" doc:"the mail server: host:port"`
-	SMTPTLS          string   `env:"OUTFLOW_SMTP_TLS" envDefault:"opportunistic" doc:"STARTTLS: none, opportunistic or mandatory"`
-	SMTPUsername     string   `env:"OUTFLOW_SMTP_USERNAME" doc:"user name for AUTH; none means no AUTH"`
-	SMTPPassword     string   `env:"OUTFLOW_SMTP_PASSWORD" doc:"password for AUTH"`
-	MailFrom         string   `env:"OUTFLOW_MAIL_FROM" envDefault:"outflow <orders@outflow.example>" doc:"the sender of every mail"`
-	Listen           string   `env:"OUTFLOW_LISTEN" envDefault:"127.0.0.1:8000" doc:"where the API listens, unless --listen says otherwise"`
-	RelayGroup       string   `env:"OUTFLOW_RELAY_GROUP" envDefault:"main" doc:"relays of one group stand by for each other and share a replication slot"`
-	LogLevel         string   `env:"OUTFLOW_LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`
-	LogFormat        string   `env:"OUTFLOW_LOG_FORMAT" envDefault:"text" doc:"text or json"`
+	PostgresURL      string        `env:"OUTFLOW_POSTGRES_URL" doc:"PostgreSQL, as a libpq URI: postgres://user:password@host:5432/database"`
+	PostgresMaxConns int           `env:"OUTFLOW_POSTGRES_MAX_CONNS" envDefault:"16" doc:"connections of one process to PostgreSQL at most"`
+	KafkaBrokers     []string      `env:"OUTFLOW_KAFKA_BROKERS" doc:"Kafka's seed brokers: host:port, separated by commas"`
+	KafkaNamespace   string        `env:"OUTFLOW_KAFKA_NAMESPACE" envDefault:"outflow" doc:"what the names of topics and consumer groups begin with"`
+	KafkaPartitions  int           `env:"OUTFLOW_KAFKA_PARTITIONS" envDefault:"6" doc:"partitions of an event topic; a contract that can't change later"`
+	MongoURI         string        `env:"OUTFLOW_MONGO_URI" doc:"MongoDB, with the database's name: mongodb://host:27017/outflow"`
+	SMTPAddr         string        `env:"OUTFLOW_SMTP_ADDR" doc:"the mail server: host:port"`
+	SMTPTLS          string        `env:"OUTFLOW_SMTP_TLS" envDefault:"opportunistic" doc:"STARTTLS: none, opportunistic or mandatory"`
+	SMTPUsername     string        `env:"OUTFLOW_SMTP_USERNAME" doc:"user name for AUTH; none means no AUTH"`
+	SMTPPassword     string        `env:"OUTFLOW_SMTP_PASSWORD" doc:"password for AUTH"`
+	SMTPTimeout      time.Duration `env:"OUTFLOW_SMTP_TIMEOUT" envDefault:"30s" doc:"how long sending one mail may take; a notifier that died holds its mail up a little longer"`
+	MailFrom         string        `env:"OUTFLOW_MAIL_FROM" envDefault:"outflow <orders@outflow.example>" doc:"the sender of every mail"`
+	Listen           string        `env:"OUTFLOW_LISTEN" envDefault:"127.0.0.1:8000" doc:"where the API listens, unless --listen says otherwise"`
+	RelayGroup       string        `env:"OUTFLOW_RELAY_GROUP" envDefault:"main" doc:"relays of one group stand by for each other and share a replication slot"`
+	LogLevel         string        `env:"OUTFLOW_LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`
+	LogFormat        string        `env:"OUTFLOW_LOG_FORMAT" envDefault:"text" doc:"text or json"`
 
 	// Printed by outflow-dev env for people and scripts; no part reads them.
 	APIURL   string `env:"OUTFLOW_API_URL" doc:"where clients find the API: scheme and host, no path"`
@@ -94,8 +96,11 @@ func LoadConfig(environ []string, required ...string) (Config, error) {
 }
 
 func noun(t reflect.Type) string {
-	if t.Kind() == reflect.Int {
+	switch t {
+	case reflect.TypeFor[int]():
 		return " (a whole number)"
+	case reflect.TypeFor[time.Duration]():
+		return " (such as 30s or 5m)"
 	}
 	return ""
 }
@@ -162,6 +167,9 @@ func (c *Config) check(bad map[string]string) {
 	}
 	if c.PostgresMaxConns < 2 {
 		report("OUTFLOW_POSTGRES_MAX_CONNS", "must be at least 2")
+	}
+	if c.SMTPTimeout < time.Second {
+		report("OUTFLOW_SMTP_TIMEOUT", "must be at least 1s")
 	}
 	if c.KafkaPartitions < 1 {
 		report("OUTFLOW_KAFKA_PARTITIONS", "must be at least 1")

@@ -17,8 +17,10 @@ import (
 // Part is a long-lived piece of outflow. Run blocks until ctx is done, stops
 // cleanly and returns nil; any other return is a failure.
 type Part struct {
-	Name string
-	Run  func(ctx context.Context) error
+	Name  string
+	Run   func(ctx context.Context) error
+	Ready func() bool   // whether it works yet; nil means from the start
+	Done  func() string // what it did so far, in a few words; nil means nothing to tell
 }
 
 // RunParts runs all parts until ctx is done or one of them fails; then it

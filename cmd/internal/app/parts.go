@@ -1,0 +1,166 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"outflow/api"
+	"outflow/confirmer"
+	"outflow/domain"
+	"outflow/internal/consumer"
+	"outflow/notifier"
+	"outflow/outbox"
+	"outflow/replicator"
+	"outflow/store"
+)
+
+// drain is how long a stopping API waits for the requests that it has.
+const drain = 15 * time.Second
+
+// ListenAPI opens the API's listener. Its error names the flag that helps.
+func ListenAPI(cfg Config) (net.Listener, error) {
+	ln, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("can't serve the API on %s (%w): name another address with --listen, port 0 for any free one", cfg.Listen, err)
+	}
+	return ln, nil
+}
+
+// APIPart serves the REST API where the configuration says.
+func APIPart(cfg Config, log *slog.Logger) (Part, error) {
+	ln, err := ListenAPI(cfg)
+	if err != nil {
+		return Part{}, err
+	}
+	log.Info("api listens", "url", "http://"+ln.Addr().String())
+	return APIOn(ln, cfg, log)
+}
+
+// APIOn serves the REST API on a listener.
+func APIOn(ln net.Listener, cfg Config, log *slog.Logger) (Part, error) {
+	pool, err := store.Open(context.Background(), cfg.PostgresURL, cfg.PostgresMaxConns)
+	if err != nil {
+		return Part{}, errors.Join(err, ln.Close())
+	}
+	var requests atomic.Int64
+	handler := api.New(store.New(pool, store.Config{}), api.Config{Logger: log})
+	counted := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		handler.ServeHTTP(w, r)
+	})
+	srv := api.NewServer(ln.Addr().String(), counted)
+	srv.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelWarn)
+	return Part{
+		Name: "api",
+		Done: func() string { return count(requests.Load(), "request answered", "requests answered") },
+		Run: func(ctx context.Context) error {
+			defer pool.Close()
+			failed := make(chan error, 1)
+			go func() { failed <- srv.Serve(ln) }()
+			select {
+			case err := <-failed:
+				return err
+			case <-ctx.Done():
+			}
+			stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+			defer cancel()
+			err := srv.Shutdown(stop)
+			if errors.Is(err, context.DeadlineExceeded) {
+				log.Warn("requests were cut off", "after", drain)
+				err = srv.Close()
+			}
+			if serr := <-failed; !errors.Is(serr, http.ErrServerClosed) {
+				err = errors.Join(err, serr)
+			}
+			return err
+		},
+	}, nil
+}
+
+// RelayPart publishes the outbox to Kafka.
+func RelayPart(cfg Config, log *slog.Logger) (Part, error) {
+	r := outbox.NewRelay(outbox.Config{
+		PostgresURL: cfg.PostgresURL, Brokers: cfg.KafkaBrokers, Namespace: cfg.Namespace(),
+		Group: cfg.RelayGroup, Partitions: cfg.KafkaPartitions, Logger: log.With("part", "relay"),
+	})
+	return Part{
+		Name: "relay", Run: r.Run,
+		Done:  func() string { return count(r.Stats().Published, "event published", "events published") },
+		Ready: func() bool { return r.Stats().Active },
+	}, nil
+}
+
+// ReplicatePart keeps the MongoDB replica.
+func ReplicatePart(cfg Config, log *slog.Logger) (Part, error) {
+	r, err := replicator.New(replicator.Config{
+		Brokers: cfg.KafkaBrokers, Namespace: cfg.Namespace(), MongoURI: cfg.MongoURI, Logger: log.With("part", "replicate"),
+	})
+	if err != nil {
+		return Part{}, &ConfigError{Problems: []string{"OUTFLOW_MONGO_URI: " + err.Error()}}
+	}
+	return Part{
+		Name: "replicate", Run: r.Run,
+		Done: func() string { return count(r.Stats().Handled, "event replicated", "events replicated") },
+	}, nil
+}
+
+// ConfirmPart decides placed orders.
+func ConfirmPart(cfg Config, log *slog.Logger) (Part, error) {
+	pool, err := store.Open(context.Background(), cfg.PostgresURL, cfg.PostgresMaxConns)
+	if err != nil {
+		return Part{}, err
+	}
+	log = log.With("part", "confirm")
+	return workerPart("confirm", pool.Close, consumer.New(consumer.Config{
+		Brokers: cfg.KafkaBrokers, Group: cfg.Namespace().Group("confirmer"),
+		Topics:  []string{cfg.Namespace().Topic(domain.AggregateOrder)},
+		Handler: confirmer.New(store.New(pool, store.Config{}), log).Handle, Logger: log,
+	}), "order event seen", "order events seen"), nil
+}
+
+// NotifyPart sends the mail that events ask for.
+func NotifyPart(cfg Config, log *slog.Logger) (Part, error) {
+	pool, err := store.Open(context.Background(), cfg.PostgresURL, cfg.PostgresMaxConns)
+	if err != nil {
+		return Part{}, err
+	}
+	log = log.With("part", "notify")
+	mailer, err := notifier.NewMailer(notifier.MailerConfig{
+		Addr: cfg.SMTPAddr, From: cfg.MailFrom, TLS: cfg.SMTPTLS,
+		Username: cfg.SMTPUsername, Password: cfg.SMTPPassword, Timeout: cfg.SMTPTimeout,
+	})
+	if err != nil {
+		pool.Close()
+		return Part{}, &ConfigError{Problems: []string{err.Error()}}
+	}
+	n := notifier.New(pool, mailer, notifier.Config{Lease: cfg.SMTPTimeout + 15*time.Second, Logger: log})
+	return workerPart("notify", func() { mailer.Close(); pool.Close() }, consumer.New(consumer.Config{
+		Brokers: cfg.KafkaBrokers, Group: cfg.Namespace().Group("notifier"),
+		Topics:  []string{cfg.Namespace().Topic(domain.AggregateNotification)},
+		Handler: n.Handler(), Logger: log,
+	}), "mail handled", "mails handled"), nil
+}
+
+func workerPart(name string, closeAll func(), c *consumer.Consumer, one, many string) Part {
+	return Part{
+		Name: name,
+		Done: func() string { return count(c.Stats().Handled, one, many) },
+		Run: func(ctx context.Context) error {
+			defer closeAll()
+			return c.Run(ctx)
+		},
+	}
+}
+
+func count(n int64, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprint(n, " ", many)
+}

@@ -1,0 +1,105 @@
+// Command outflow-dev runs all of outflow in one process, on servers of its
+// own: PostgreSQL, Kafka, MongoDB and a mailbox. It is for a first look and for
+// development, and listens on loopback alone.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"outflow/cmd/internal/app"
+	"outflow/internal/postgres"
+)
+
+func main() {
+	ctx, stop := app.SignalContext(context.Background(), os.Stderr)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(app.ExitStatus(err, os.Stderr))
+}
+
+type flags struct {
+	dataDir      string
+	ephemeral    bool
+	listen       string
+	servicesOnly bool
+	verbose      bool
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	var o flags
+	root := &cobra.Command{
+		Use:   "outflow-dev",
+		Short: "Run all of outflow on this machine, with everything it needs",
+		Long: `Starts a private PostgreSQL, Kafka (kfake), MongoDB (the machine's own mongod,
+else a server in memory), a mailbox, and all parts of outflow: API, relay,
+replicator, confirmer and notifier. Needs Go and PostgreSQL's programs on the
+machine, and nothing else. Stop it with Ctrl-C.
+
+The data stays in the data directory and is there at the next start, unless
+--ephemeral is given.`,
+		Example: `  outflow-dev                                # everything, on http://127.0.0.1:8000
+  outflow-dev --ephemeral --listen :0        # nothing kept, any free port
+  outflow-dev --services-only                # the servers; run the parts by hand:
+  eval "$(outflow-dev env)"; outflow relay`,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runStack(cmd.Context(), o, stdout, stderr) },
+	}
+	app.Prepare(root, args, stdout, stderr)
+	root.Args = app.NoArgs
+	set := root.Flags()
+	set.BoolVar(&o.ephemeral, "ephemeral", false, "keep nothing: the data is removed at the end")
+	set.StringVar(&o.listen, "listen", "127.0.0.1:8000", "address of the API; port 0 picks a free one")
+	set.BoolVar(&o.servicesOnly, "services-only", false, "start the servers and migrate, and leave the parts to be run by hand")
+	set.BoolVarP(&o.verbose, "verbose", "v", false, "log what the parts do, not just what goes wrong")
+	root.PersistentFlags().StringVar(&o.dataDir, "data-dir", "", "folder of this stack and its data (default "+defaultHint()+")")
+	root.AddCommand(envCommand(&o), app.VersionCommand("outflow-dev"))
+	return root.ExecuteContext(ctx)
+}
+
+func envCommand(o *flags) *cobra.Command {
+	return &cobra.Command{
+		Use: "env", Short: "Print the running stack's addresses as export lines", Args: app.NoArgs,
+		Long: `Prints the variables that outflow's parts and your own tools need to find the
+running stack, as lines for a shell. Exits with 1 while the stack is starting
+and when none runs.`,
+		Example: `  eval "$(outflow-dev env)"
+  psql "$OUTFLOW_POSTGRES_URL" -c 'SELECT position, type FROM outbox'`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			dir, err := o.home()
+			if err != nil {
+				return err
+			}
+			s, err := readState(dir)
+			if err != nil {
+				return err
+			}
+			_, err = io.WriteString(cmd.OutOrStdout(), exports(s.Env))
+			return err
+		},
+	}
+}
+
+// home is the folder of the stack that the flags name.
+func (o *flags) home() (string, error) {
+	if o.dataDir != "" {
+		return filepath.Abs(o.dataDir)
+	}
+	cache, err := postgres.CacheHome()
+	if err != nil {
+		return "", fmt.Errorf("find a place for the data (name one with --data-dir): %w", err)
+	}
+	return filepath.Join(cache, "dev"), nil
+}
+
+func defaultHint() string {
+	dir, err := (&flags{}).home()
+	if err != nil {
+		return "none: required here"
+	}
+	return dir
+}

@@ -1,0 +1,15 @@
+package main
+
+import (
+	"os/exec"
+	"runtime"
+	"syscall"
+)
+
+// startTied starts a process that the kernel stops when this one dies, however
+// that happens. The death signal is sent when the *thread* that started the
+// child ends, so that thread is kept until the child is gone.
+func startTied(cmd *exec.Cmd) (exited <-chan struct{}, err error) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	return startAndWait(cmd, runtime.LockOSThread)
+}
