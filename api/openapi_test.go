@@ -65,7 +65,6 @@ type operation struct {
 
 type media struct {
 	Schema   schema
-	Example  json.RawMessage
 	Examples map[string]struct{ Value json.RawMessage }
 }
 
@@ -107,7 +106,7 @@ func TestEveryOperationIsDocumented(t *testing.T) {
 			}
 			if op.RequestBody != nil {
 				for _, m := range op.RequestBody.Content {
-					require.NotEmpty(t, m.Example, at)
+					require.NotEmpty(t, m.Examples["example"].Value, at)
 				}
 			}
 			require.Contains(t, op.Responses, "500", at)
@@ -115,7 +114,7 @@ func TestEveryOperationIsDocumented(t *testing.T) {
 				require.NotEmpty(t, r.Description, at+" "+status)
 				require.Contains(t, r.Headers, "X-Request-Id", at)
 				if status[0] == '2' {
-					require.True(t, status == "204" || len(r.Content["application/json"].Example) > 0, at)
+					require.True(t, status == "204" || len(r.Content["application/json"].Examples["example"].Value) > 0, at)
 					continue
 				}
 				require.Equal(t, "#/components/schemas/Problem", r.Content["application/problem+json"].Schema.Ref, at+" "+status)
@@ -132,7 +131,7 @@ func TestExamplesAreTrue(t *testing.T) {
 	s := start(t)
 	d := s.document("/openapi.json")
 	example := func(method, path, mediaType string) string {
-		return string(d.Paths[path][method].RequestBody.Content[mediaType].Example)
+		return string(d.Paths[path][method].RequestBody.Content[mediaType].Examples["example"].Value)
 	}
 	c := s.do("POST", customers, example("post", customers, "application/json")).is(201).object()
 	one := at("/api/customers/%s", c)

@@ -197,8 +197,12 @@ func article(noun string) string {
 	return "a " + noun
 }
 
+// content documents a body. The example has a name, because RapiDoc overlooks
+// the ones that don't.
 func content(mediaType, schema string, example any) map[string]*huma.MediaType {
-	return map[string]*huma.MediaType{mediaType: {Schema: ref(schema), Example: example}}
+	return map[string]*huma.MediaType{mediaType: {Schema: ref(schema), Examples: map[string]*huma.Example{
+		"example": {Summary: "An example", Value: example},
+	}}}
 }
 
 func header(description, example string) *huma.Param {
