@@ -106,9 +106,10 @@ func TestEmails(t *testing.T) {
 		in.Email = bad
 		err := in.Validate()
 		require.Equal(t, []string{"email"}, paths(t, err), "%q", bad)
-		if len(bad) > len("ada") {
-			require.NotContains(t, err.Error(), bad, "submitted values are not repeated")
-		}
+		require.Contains(t, []string{
+			"the input is not valid: email must be an email address, such as ada@example.com",
+			"the input is not valid: email must be at most 254 bytes long",
+		}, err.Error(), "submitted values are not repeated")
 	}
 	require.Equal(t, domain.CanonicalEmail("ADA@Example.COM"), domain.CanonicalEmail("ada@example.com"))
 	require.NotEqual(t, domain.CanonicalEmail("ada@example.com"), domain.CanonicalEmail("ada+x@example.com"))
