@@ -18,16 +18,20 @@ type lane struct {
 	part     *part
 	key      string
 	waiting  bool      // whether the messages are the first of the key's queue
+	again    bool      // whether they were parked, and come before the queue
 	messages []Message // in order
 	refused  int       // index of the first message that isn't for the handler; len(messages) when all are
 	reason   error     // why it is not
+	offset   int64     // of the first message that was not done
 }
 
 // step polls once, handles what came and what is due again, and saves how far
 // that went.
 func (s *session) step() {
 	ctx, cancel := context.WithDeadline(s.ctx, s.wake(time.Now()))
+	s.polling(cancel)
 	fetches := s.client.PollRecords(ctx, s.MaxBatch)
+	s.polling(nil)
 	cancel()
 	if len(fetches) == 0 { // nothing was polled, so nothing keeps a rebalance away
 		return
@@ -40,6 +44,7 @@ func (s *session) step() {
 		s.fail(err)
 		return
 	}
+	s.tend()
 	lanes := append(s.due(time.Now()), s.arrived(fetches)...)
 	if err := s.work(lanes); err != nil {
 		s.fail(err)
@@ -57,7 +62,7 @@ func (s *session) wake(now time.Time) time.Time {
 	}
 	for _, p := range s.owned() {
 		for _, q := range p.keys {
-			if q.due.Before(at) {
+			if !q.held() && q.due.Before(at) {
 				at = q.due
 			}
 		}
@@ -156,15 +161,21 @@ func (s *session) due(now time.Time) []*lane {
 			if room <= 0 {
 				return lanes
 			}
-			if q.due.After(now) {
+			if q.held() || q.due.After(now) {
 				continue
 			}
-			n := min(len(q.messages), room)
+			n := room
 			if q.attempt > 0 {
 				n = 1
 			}
-			room -= n
-			lanes = append(lanes, &lane{part: p, key: key, waiting: true, messages: q.messages[:n:n]})
+			l := &lane{part: p, key: key, waiting: true, messages: q.first(n)}
+			if q.again != nil {
+				l.again, l.messages = true, q.again.first(n)
+			}
+			if len(l.messages) > 0 { // else parked messages are done, and that has yet to be written
+				room -= len(l.messages)
+				lanes = append(lanes, l)
+			}
 		}
 	}
 	return lanes
@@ -183,6 +194,7 @@ func (s *session) work(lanes []*lane) error {
 	}
 	var handled, retried int64
 	var failure error
+	var parking []*lane
 	for _, l := range lanes {
 		var mine []error
 		mine, answers = answers[:l.refused], answers[l.refused:]
@@ -190,16 +202,22 @@ func (s *session) work(lanes []*lane) error {
 		for n < len(mine) && mine[n] == nil {
 			n++
 		}
-		reason := l.reason
 		if n < len(mine) {
-			reason = mine[n]
+			l.reason = mine[n]
 		}
 		handled += int64(n)
-		if n < len(l.messages) {
-			retried++
-			failure = reason
+		s.settle(l, n)
+		if n == len(l.messages) {
+			continue
 		}
-		s.settle(l, n, reason)
+		l.offset = l.messages[n].Offset
+		switch {
+		case IsPermanent(l.reason):
+			parking = append(parking, l)
+		default:
+			retried++
+			failure = l.reason
+		}
 	}
 	s.count(func(t *Stats) {
 		t.Handled += handled
@@ -211,31 +229,49 @@ func (s *session) work(lanes []*lane) error {
 	if failure != nil {
 		s.Logger.Warn("handling failed, will retry", "keys", retried, "of", len(lanes), "error", failure)
 	}
+	if len(parking) > 0 {
+		if err := s.park(parking); err != nil {
+			s.Logger.Error("parking failed, will retry", "keys", len(parking), "error", err)
+		}
+	}
 	return nil
 }
 
-// screen decodes a lane's messages, up to the first that can't be.
+// screen finds the first message of a lane that isn't for the handler, because
+// its key is parked or because it is no event, and decodes those before it.
 func (s *session) screen(l *lane) {
+	state := s.parked.state(l.lock())
 	for i := range l.messages {
 		m := &l.messages[i]
 		var err error
-		if m.Event, err = events.Decode(m.Record); err != nil {
-			l.refused, l.reason = i, Permanent(fmt.Errorf("decode the event: %w", err))
+		switch {
+		case !l.again && l.key != "" && state != nil && !state.before(l.part.log, m.Offset):
+			err = errBehind
+		default:
+			if m.Event, err = events.Decode(m.Record); err != nil {
+				err = fmt.Errorf("decode the event: %w", err)
+			}
+		}
+		if err != nil {
+			l.refused, l.reason = i, Permanent(err)
 			return
 		}
 	}
 	l.refused = len(l.messages)
 }
 
-// settle keeps what of a lane is to come again, after its first n messages
-// were done and reason kept the next from being done.
-func (s *session) settle(l *lane, n int, reason error) {
-	if l.waiting {
-		l.part.done(l.key, n)
-	} else if n < len(l.messages) {
-		l.part.wait(l.key, l.messages[n:]...)
-	}
+// settle takes the first n messages of a lane for done, and lets what is left
+// of it wait.
+func (s *session) settle(l *lane, n int) {
 	q := l.part.keys[l.key]
+	switch {
+	case l.again:
+		q.again.letters = q.again.letters[n:]
+	case l.waiting:
+		l.part.done(l.key, n)
+	case n < len(l.messages):
+		q = l.part.wait(l.key, l.messages[n:]...)
+	}
 	switch {
 	case q == nil:
 	case n == len(l.messages): // the next ones of the queue

@@ -76,7 +76,7 @@ func Each(workers int, handle func(context.Context, Message) error) Handler {
 	}
 }
 
-var errBehind = errors.New("an earlier message of the key was not handled")
+var errBehind = errors.New("behind another message of its key")
 
 func handleOne(ctx context.Context, m Message, handle func(context.Context, Message) error) error {
 	if err := ctx.Err(); err != nil {

@@ -24,7 +24,19 @@ type queue struct {
 	messages []Message
 	attempt  int       // how often in a row the first message failed
 	due      time.Time // when it is to be tried again
+	again    *again    // set while what is parked of the key is handled again
 }
+
+// again is what was parked of a key and comes before what waits in its queue.
+type again struct {
+	ask     ask
+	loaded  bool
+	letters []letter
+}
+
+// held reports whether the queue's messages can't be handled yet, whatever the
+// time: what was parked before them is still being read.
+func (q *queue) held() bool { return q.again != nil && !q.again.loaded }
 
 // What waits in a partition is kept in memory, so that other keys can go on;
 // beyond this, the partition waits as a whole.
@@ -37,8 +49,8 @@ const (
 func (p *part) position() Position {
 	at := Position{Log: p.log, Next: p.next, Epoch: p.epoch}
 	for _, q := range p.keys {
-		if first := q.messages[0]; first.Offset < at.Next {
-			at.Next, at.Epoch = first.Offset, first.Record.LeaderEpoch
+		if len(q.messages) > 0 && q.messages[0].Offset < at.Next {
+			at.Next, at.Epoch = q.messages[0].Offset, q.messages[0].Record.LeaderEpoch
 		}
 	}
 	return at
@@ -67,9 +79,24 @@ func (p *part) done(key string, n int) {
 	}
 	p.count -= n
 	q.messages = q.messages[n:]
-	if len(q.messages) == 0 {
+	if len(q.messages) == 0 && q.again == nil {
 		delete(p.keys, key)
 	}
 }
 
 func (p *part) full() bool { return p.count >= maxWaiting || p.bytes >= maxWaitingBytes }
+
+// first returns up to n messages.
+func (q *queue) first(n int) []Message {
+	n = min(n, len(q.messages))
+	return q.messages[:n:n]
+}
+
+// first returns up to n messages.
+func (a *again) first(n int) []Message {
+	var all []Message
+	for _, l := range a.letters[:min(n, len(a.letters))] {
+		all = append(all, l.message())
+	}
+	return all
+}

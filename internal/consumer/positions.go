@@ -124,7 +124,8 @@ func commitError(resp *kmsg.OffsetCommitResponse, err error) error {
 	return nil
 }
 
-// locate finds where to begin in partitions that were just assigned.
+// locate finds where to begin in partitions that were just assigned, and which
+// of their keys are parked.
 func (s *session) locate(ctx context.Context, partitions []Partition) (map[Partition]Position, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -141,6 +142,9 @@ func (s *session) locate(ctx context.Context, partitions []Partition) (map[Parti
 	if err != nil {
 		return nil, fmt.Errorf("list the end offsets: %w", err)
 	}
+	if err := s.parked.catchUp(ctx); err != nil {
+		return nil, err
+	}
 	begin := map[Partition]Position{}
 	for _, p := range partitions {
 		start, startOK := starts.Lookup(p.Topic, p.Partition)
@@ -155,7 +159,7 @@ func (s *session) locate(ctx context.Context, partitions []Partition) (map[Parti
 			known = false
 		case known && (at.Next < start.Offset || at.Next > end.Offset):
 			// The topic may have been made anew since its id was asked for.
-			if logs, err := s.topicIDs(s.client); err != nil || logs[p.Topic] != at.Log {
+			if logs, err := s.topicIDs(); err != nil || logs[p.Topic] != at.Log {
 				return nil, &restartError{errors.Join(errRecreated, err)}
 			}
 			return nil, &DataLossError{Partition: p, Next: at.Next, Start: start.Offset, End: end.Offset}

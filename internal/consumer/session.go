@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // session is one membership in the group, from joining to leaving.
@@ -23,6 +24,10 @@ type session struct {
 	client    *kgo.Client
 	positions Positions
 	group     groupPositions
+	side      *kgo.Client // for all that isn't consuming
+	parked    *parked
+	loads     chan loaded
+	tasks     sync.WaitGroup
 	logs      map[string]string // topic -> id
 
 	ctx  context.Context // ends with the session; its cause says why
@@ -30,7 +35,9 @@ type session struct {
 
 	mu    sync.Mutex
 	parts map[Partition]*part
-	leash *leash // of the batch in hand; nil between batches
+	leash *leash             // of the batch in hand; nil between batches
+	poll  context.CancelFunc // ends the poll in hand; nil between polls
+	wakes bool               // whether the next poll is to end at once
 
 	mirrored time.Time // when the group's offsets last followed Positions
 	checked  time.Time // when stored positions were last compared
@@ -67,14 +74,18 @@ func (c *Consumer) session(ctx context.Context) error {
 		kgo.OnPartitionsCallbackBlocked(func(context.Context, *kgo.Client) { s.hurry() }),
 	}, c.Client...)
 
-	waiter, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(c.Brokers...)}, c.Client...)...)
+	if err := s.open(); err != nil {
+		return err
+	}
+	defer s.side.Close()
+	if err := s.awaitTopics(); err != nil || s.ctx.Err() != nil {
+		return err
+	}
+	reader, err := kgo.NewClient(append(s.plain(), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{parkedTopic(c.Group): {0: kgo.NewOffset().AtStart()}}))...)
 	if err != nil {
 		return fmt.Errorf("configure the Kafka client: %w", err)
 	}
-	defer waiter.Close()
-	if err := s.awaitTopics(waiter); err != nil {
-		return err
-	}
+	defer reader.Close()
 	// The group's client is made once the topics exist: it would look for
 	// missing ones only as often as its metadata gets old.
 	if s.client, err = kgo.NewClient(opts...); err != nil {
@@ -85,25 +96,65 @@ func (c *Consumer) session(ctx context.Context) error {
 	if s.positions == nil {
 		s.positions = s.group
 	}
-	var watching sync.WaitGroup
-	watching.Go(func() { s.watchTopics(waiter) })
+	s.tasks.Go(s.watchTopics)
+	s.tasks.Go(func() { s.parked.follow(s.ctx, reader) })
 
 	for s.ctx.Err() == nil {
 		s.step()
 	}
 	s.fail(nil)
-	watching.Wait()
 	s.leave()
+	s.tasks.Wait()
 	if cause := context.Cause(s.ctx); ctx.Err() == nil || !errors.Is(cause, ctx.Err()) {
 		return cause
 	}
 	return nil
 }
 
-// awaitTopics returns once all topics exist, and notes their ids.
-func (s *session) awaitTopics(client *kgo.Client) error {
+// plain returns the options of a client that doesn't belong to the group.
+func (s *session) plain() []kgo.Opt {
+	return append([]kgo.Opt{kgo.SeedBrokers(s.Brokers...)}, s.Client...)
+}
+
+func (s *session) open() (err error) {
+	s.side, err = kgo.NewClient(append(s.plain(), kgo.ProducerBatchMaxBytes(maxParkedBytes))...)
+	if err != nil {
+		return fmt.Errorf("configure the Kafka client: %w", err)
+	}
+	s.parked = newParked(s.Group, s.side, s.Logger, s.nudge)
+	s.loads = make(chan loaded)
+	return nil
+}
+
+// polling notes how to end the poll that begins, or nil when it ended.
+func (s *session) polling(cancel context.CancelFunc) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.poll = cancel
+	if cancel != nil && s.wakes {
+		s.wakes = false
+		cancel()
+	}
+}
+
+// nudge lets the loop look after parked keys now.
+func (s *session) nudge() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wakes = s.poll == nil
+	if s.poll != nil {
+		s.poll()
+	}
+}
+
+// awaitTopics returns once all topics exist, and notes their ids. The topics
+// to park in are the group's own: it makes them.
+func (s *session) awaitTopics() error {
 	for attempt := 0; ; attempt++ {
-		logs, err := s.topicIDs(client)
+		logs, err := s.topicIDs()
+		if err == nil {
+			err = s.makeParkingTopics()
+		}
 		if err == nil {
 			s.logs = logs
 			return nil
@@ -125,16 +176,22 @@ func (s *session) awaitTopics(client *kgo.Client) error {
 	}
 }
 
+func (s *session) makeParkingTopics() error {
+	ctx, cancel := context.WithTimeout(s.ctx, requestTimeout)
+	defer cancel()
+	return createParkingTopics(ctx, s.side, s.Group)
+}
+
 // watchTopics ends the session when a topic is no longer the one it was.
 // Otherwise that shows as silence: the client keeps asking for the old one.
-func (s *session) watchTopics(client *kgo.Client) {
+func (s *session) watchTopics() {
 	for {
 		select {
 		case <-s.ctx.Done():
 			return
 		case <-time.After(checkInterval):
 		}
-		logs, err := s.topicIDs(client)
+		logs, err := s.topicIDs()
 		switch {
 		case errors.Is(err, kerr.UnknownTopicOrPartition):
 			s.fail(&restartError{fmt.Errorf("%w: %w", errRecreated, err)})
@@ -149,23 +206,40 @@ func (s *session) watchTopics(client *kgo.Client) {
 	}
 }
 
-func (s *session) topicIDs(client *kgo.Client) (map[string]string, error) {
+func (s *session) topicIDs() (map[string]string, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, requestTimeout)
 	defer cancel()
-	meta, err := kadm.NewClient(client).Metadata(ctx, s.Topics...)
+	return topicIDs(ctx, s.side, s.Topics...)
+}
+
+// topicIDs asks Kafka for the ids of topics. The error wraps
+// kerr.UnknownTopicOrPartition when one doesn't exist. It asks afresh, because
+// the client's own answers may be some seconds old.
+func topicIDs(ctx context.Context, client *kgo.Client, topics ...string) (map[string]string, error) {
+	req := kmsg.NewPtrMetadataRequest()
+	for _, t := range topics {
+		topic := kmsg.NewMetadataRequestTopic()
+		topic.Topic = kmsg.StringPtr(t)
+		req.Topics = append(req.Topics, topic)
+	}
+	resp, err := req.RequestWith(ctx, client)
 	if err != nil {
 		return nil, fmt.Errorf("look for the topics: %w", err)
 	}
 	ids := map[string]string{}
-	for _, t := range s.Topics {
-		d, ok := meta.Topics[t]
-		if !ok {
+	for _, t := range resp.Topics {
+		if t.Topic == nil {
+			continue
+		}
+		if err := kerr.ErrorForCode(t.ErrorCode); err != nil {
+			return nil, fmt.Errorf("topic %s: %w", *t.Topic, err)
+		}
+		ids[*t.Topic] = kadm.TopicID(t.TopicID).String()
+	}
+	for _, t := range topics {
+		if _, ok := ids[t]; !ok {
 			return nil, fmt.Errorf("topic %s: %w", t, kerr.UnknownTopicOrPartition)
 		}
-		if d.Err != nil {
-			return nil, fmt.Errorf("topic %s: %w", t, d.Err)
-		}
-		ids[t] = d.ID.String()
 	}
 	return ids, nil
 }
