@@ -22,7 +22,7 @@ func parseIndex(spec bson.D) (*index, *serverError) {
 		switch {
 		case indexFields[e.Key]:
 		case !indexRefused[e.Key]:
-			return nil, fail(197, "Error in specification %s :: caused by :: The field '%s' is not valid for an index specification. Specification: %s", shellText(spec), e.Key, shellText(spec))
+			return nil, fail(codeInvalidIndexOption, "Error in specification %s :: caused by :: The field '%s' is not valid for an index specification. Specification: %s", shellText(spec), e.Key, shellText(spec))
 		case !neutral(e) || e.Key == "expireAfterSeconds":
 			return nil, unsupported("the index option '%s'", e.Key)
 		}
@@ -59,7 +59,7 @@ func parseIndex(spec bson.D) (*index, *serverError) {
 	}
 	if len(x.pattern) == 1 && x.pattern[0].Key == "_id" && !x.columns[0].descending {
 		if x.sparse || x.partial != nil {
-			return nil, fail(197, "The field 'sparse' or 'partialFilterExpression' is not valid for an _id index specification.")
+			return nil, fail(codeInvalidIndexOption, "The field 'sparse' or 'partialFilterExpression' is not valid for an _id index specification.")
 		}
 		return nil, nil
 	}

@@ -111,7 +111,7 @@ func (c *catalog) read(ns namespace, fn func(coll *collection, viewMatch []bson.
 			break
 		}
 		if depth == maxViewDepth {
-			return fail(181, "View depth limit exceeded; maximum depth is %d", maxViewDepth)
+			return fail(codeViewDepthLimit, "View depth limit exceeded; maximum depth is %d", maxViewDepth)
 		}
 		if len(v.match) > 0 {
 			matches = append(matches, v.match)
@@ -219,7 +219,7 @@ func (c *catalog) checkCycle(ns namespace, v *view) *serverError {
 		}
 		at = next.on
 	}
-	return fail(181, "View depth limit exceeded; maximum depth is %d", maxViewDepth)
+	return fail(codeViewDepthLimit, "View depth limit exceeded; maximum depth is %d", maxViewDepth)
 }
 
 // drop removes a collection or a view, and says how many indexes it had.

@@ -1,6 +1,8 @@
 package mongofake
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -82,11 +84,7 @@ func decodeValue(kind bson.Type, src []byte, depth int) (value any, rest []byte,
 			}
 		}
 	case bson.TypeBinary:
-		var subtype byte
-		var data []byte
-		if subtype, data, rest, ok = bsoncore.ReadBinary(src); ok {
-			value = bson.Binary{Subtype: subtype, Data: append([]byte(nil), data...)}
-		}
+		value, rest, ok = decodeBinary(src)
 	case bson.TypeUndefined:
 		value, rest = bson.Undefined{}, src
 	case bson.TypeObjectID:
@@ -125,7 +123,9 @@ func decodeValue(kind bson.Type, src []byte, depth int) (value any, rest []byte,
 	case bson.TypeCodeWithScope:
 		var code string
 		var scope []byte
-		if code, scope, rest, ok = bsoncore.ReadCodeWithScope(src); ok {
+		code, scope, rest, ok = bsoncore.ReadCodeWithScope(src)
+		// Its parts must fill its own length, which bsoncore doesn't check.
+		if ok = ok && int(binary.LittleEndian.Uint32(src)) == len(src)-len(rest); ok {
 			var d bson.D
 			d, err = decodeDocument(scope, depth+1)
 			value = bson.CodeWithScope{Code: bson.JavaScript(code), Scope: d}
@@ -153,6 +153,25 @@ func decodeValue(kind bson.Type, src []byte, depth int) (value any, rest []byte,
 		return nil, nil, fmt.Errorf("%w: %s", errMalformed, kind)
 	}
 	return value, rest, err
+}
+
+// decodeBinary reads a length, a subtype and that many bytes. Those of the old
+// subtype 2 begin with their length again; bsoncore believes that one, also when
+// it reaches beyond the value.
+func decodeBinary(src []byte) (value any, rest []byte, ok bool) {
+	length, rest, ok := bsoncore.ReadLength(src)
+	if !ok || len(rest) < 1 || int(length) > len(rest)-1 {
+		return nil, nil, false
+	}
+	subtype, data, rest := rest[0], rest[1:1+length], rest[1+length:]
+	if subtype == 2 {
+		inner, tail, ok := bsoncore.ReadLength(data)
+		if !ok || int(inner) != len(tail) {
+			return nil, nil, false
+		}
+		data = tail
+	}
+	return bson.Binary{Subtype: subtype, Data: bytes.Clone(data)}, rest, true
 }
 
 func read[T any](value T, rest []byte, ok bool) (any, []byte, bool) { return value, rest, ok }

@@ -306,7 +306,7 @@ func (up *updater) create(query bson.D, now time.Time) (*document, *serverError)
 			continue
 		}
 		if seen[e.Key] {
-			return nil, fail(54, "cannot infer query fields to set, path '%s' is matched twice", e.Key)
+			return nil, fail(codeNotSingleValueField, "cannot infer query fields to set, path '%s' is matched twice", e.Key)
 		}
 		seen[e.Key] = true
 		var err *serverError

@@ -25,6 +25,8 @@ const (
 	codeNamespaceExists          = 48
 	codeDollarPrefixedFieldName  = 52
 	codeInvalidIDField           = 53
+	codeNotSingleValueField      = 54
+	codeEmptyFieldName           = 56
 	codeCommandNotFound          = 59
 	codeImmutableField           = 66
 	codeCannotCreateIndex        = 67
@@ -36,8 +38,10 @@ const (
 	codeDocumentTooLargeOnUpdate = 17419
 	codeNotOnView                = 166
 	codeInvalidPipelineOperator  = 168
+	codeParallelArrays           = 171
 	codeQueryPlanKilled          = 175
-	codeOptionNotSupportedOnView = 167
+	codeViewDepthLimit           = 181
+	codeInvalidIndexOption       = 197
 	codeNotImplemented           = 238
 	codeCursorInUse              = 292
 	codeDuplicateKey             = 11000
@@ -48,39 +52,43 @@ const (
 )
 
 var codeNames = map[int32]string{
-	codeInternal:                 "InternalError",
-	codeBadValue:                 "BadValue",
-	codeGraphContainsCycle:       "GraphContainsCycle",
-	codeFailedToParse:            "FailedToParse",
-	codeUnauthorized:             "Unauthorized",
-	codeTypeMismatch:             "TypeMismatch",
-	codeInvalidLength:            "InvalidLength",
-	codeIllegalOperation:         "IllegalOperation",
-	codeInvalidBSON:              "InvalidBSON",
-	codeNamespaceNotFound:        "NamespaceNotFound",
-	codeIndexNotFound:            "IndexNotFound",
-	codePathNotViable:            "PathNotViable",
-	codeConflictingUpdates:       "ConflictingUpdateOperators",
-	codeCursorNotFound:           "CursorNotFound",
-	codeNamespaceExists:          "NamespaceExists",
-	codeDollarPrefixedFieldName:  "DollarPrefixedFieldName",
-	codeInvalidIDField:           "InvalidIdField",
-	codeCommandNotFound:          "CommandNotFound",
-	codeImmutableField:           "ImmutableField",
-	codeCannotCreateIndex:        "CannotCreateIndex",
-	codeInvalidOptions:           "InvalidOptions",
-	codeInvalidNamespace:         "InvalidNamespace",
-	codeIndexOptionsConflict:     "IndexOptionsConflict",
-	codeIndexKeySpecsConflict:    "IndexKeySpecsConflict",
-	codeNotAReplicaSet:           "NotAReplicaSet",
-	codeNotOnView:                "CommandNotSupportedOnView",
-	codeOptionNotSupportedOnView: "OptionNotSupportedOnView",
-	codeInvalidPipelineOperator:  "InvalidPipelineOperator",
-	codeQueryPlanKilled:          "QueryPlanKilled",
-	codeNotImplemented:           "NotImplemented",
-	codeCursorInUse:              "CursorInUse",
-	codeDuplicateKey:             "DuplicateKey",
-	codeDocumentTooLarge:         "BSONObjectTooLarge",
+	codeInternal:                "InternalError",
+	codeBadValue:                "BadValue",
+	codeGraphContainsCycle:      "GraphContainsCycle",
+	codeFailedToParse:           "FailedToParse",
+	codeUnauthorized:            "Unauthorized",
+	codeTypeMismatch:            "TypeMismatch",
+	codeInvalidLength:           "InvalidLength",
+	codeIllegalOperation:        "IllegalOperation",
+	codeInvalidBSON:             "InvalidBSON",
+	codeNamespaceNotFound:       "NamespaceNotFound",
+	codeIndexNotFound:           "IndexNotFound",
+	codePathNotViable:           "PathNotViable",
+	codeConflictingUpdates:      "ConflictingUpdateOperators",
+	codeCursorNotFound:          "CursorNotFound",
+	codeNamespaceExists:         "NamespaceExists",
+	codeDollarPrefixedFieldName: "DollarPrefixedFieldName",
+	codeInvalidIDField:          "InvalidIdField",
+	codeNotSingleValueField:     "NotSingleValueField",
+	codeEmptyFieldName:          "EmptyFieldName",
+	codeParallelArrays:          "CannotIndexParallelArrays",
+	codeViewDepthLimit:          "ViewDepthLimitExceeded",
+	codeInvalidIndexOption:      "InvalidIndexSpecificationOption",
+	codeCommandNotFound:         "CommandNotFound",
+	codeImmutableField:          "ImmutableField",
+	codeCannotCreateIndex:       "CannotCreateIndex",
+	codeInvalidOptions:          "InvalidOptions",
+	codeInvalidNamespace:        "InvalidNamespace",
+	codeIndexOptionsConflict:    "IndexOptionsConflict",
+	codeIndexKeySpecsConflict:   "IndexKeySpecsConflict",
+	codeNotAReplicaSet:          "NotAReplicaSet",
+	codeNotOnView:               "CommandNotSupportedOnView",
+	codeInvalidPipelineOperator: "InvalidPipelineOperator",
+	codeQueryPlanKilled:         "QueryPlanKilled",
+	codeNotImplemented:          "NotImplemented",
+	codeCursorInUse:             "CursorInUse",
+	codeDuplicateKey:            "DuplicateKey",
+	codeDocumentTooLarge:        "BSONObjectTooLarge",
 
 	// Codes that only faults answer.
 	6:     "HostUnreachable",

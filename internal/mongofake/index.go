@@ -61,7 +61,7 @@ func (x *index) entry(d bson.D) (indexEntry, *serverError) {
 		}
 		if array {
 			if e.array {
-				return e, fail(171, "cannot index parallel arrays [%s]", c.path)
+				return e, fail(codeParallelArrays, "cannot index parallel arrays [%s]", c.path)
 			}
 			e.array = true
 		}

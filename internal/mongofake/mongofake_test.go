@@ -40,9 +40,15 @@ func database(t *testing.T) *mongo.Database {
 	t.Helper()
 	uri := externalServer()
 	if uri == "" {
-		uri = start(t).URI()
+		return connect(t, start(t).URI())
 	}
-	return connect(t, uri)
+	db := connect(t, uri)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		require.NoError(t, db.Drop(ctx))
+	})
+	return db
 }
 
 func start(t *testing.T) *mongofake.Server {
@@ -61,9 +67,6 @@ func connect(t *testing.T, uri string) *mongo.Database {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		if externalServer() != "" {
-			require.NoError(t, db.Drop(ctx))
-		}
 		_ = client.Disconnect(ctx) // its server may be gone
 	})
 	return db

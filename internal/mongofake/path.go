@@ -113,11 +113,11 @@ func fieldAt(d bson.D, path string) any {
 // checkPath refuses what MongoDB refuses in an update path.
 func checkPath(path string) *serverError {
 	if path == "" {
-		return fail(56, "An empty update path is not valid.")
+		return fail(codeEmptyFieldName, "An empty update path is not valid.")
 	}
 	for _, segment := range strings.Split(path, ".") {
 		if segment == "" {
-			return fail(56, "The update path '%s' contains an empty field name, which is not allowed.", path)
+			return fail(codeEmptyFieldName, "The update path '%s' contains an empty field name, which is not allowed.", path)
 		}
 	}
 	return nil

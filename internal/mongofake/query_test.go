@@ -96,8 +96,10 @@ func TestQueries(t *testing.T) {
 		insert(t, c, append(D("_id", i), tt.doc...))
 	}
 	for i, tt := range tests {
-		got := all(t, c, append(D("_id", i), tt.query...))
-		require.Equal(t, tt.want, len(got) == 1, "%d: %v matches %v", i, tt.query, tt.doc)
+		t.Run(text(tt.query), func(t *testing.T) {
+			got := all(t, c, append(D("_id", i), tt.query...))
+			require.Equal(t, tt.want, len(got) == 1, "matches %v", tt.doc)
+		})
 	}
 }
 
@@ -111,9 +113,11 @@ func TestQueryErrors(t *testing.T) {
 		D("a", D("$mod", A{0, 1})), D("a", D("$elemMatch", 1)), D("a", D("$gt", 1, "b", 2)), D("a", D("$all", 1)), D("a", D("$type", "nothing")),
 		D("a", D("$options", "i")), D("a", D("$gt", bson.Regex{Pattern: "a"})),
 	} {
-		_, err := c.Find(t.Context(), query)
-		require.Error(t, err, "%v", query)
-		require.Contains(t, []int{2, 9, 14}, code(t, err), "%v: %v", query, err)
+		t.Run(text(query), func(t *testing.T) {
+			_, err := c.Find(t.Context(), query)
+			require.Error(t, err)
+			require.Contains(t, []int{2, 9, 14}, code(t, err), "%v", err)
+		})
 	}
 }
 
@@ -144,13 +148,17 @@ func TestProjections(t *testing.T) {
 		{D("z.y", 1), D("_id", 1)},
 	}
 	for _, tt := range tests {
-		got := all(t, c, D(), options.Find().SetProjection(tt.projection))
-		require.Equal(t, text(tt.want), text(got[0]), "%v", tt.projection)
+		t.Run(text(tt.projection), func(t *testing.T) {
+			got := all(t, c, D(), options.Find().SetProjection(tt.projection))
+			require.Equal(t, text(tt.want), text(got[0]))
+		})
 	}
 	for _, bad := range []bson.D{D("a", 1, "z", 0), D("a", 0, "z", 1), D("a", 1, "a.k", 1), D("a", D()), D("z", "$"), D("a", D("$bogus", 1))} {
-		_, err := c.Find(t.Context(), D(), options.Find().SetProjection(bad))
-		require.Error(t, err, "%v", bad)
-		code(t, err)
+		t.Run(text(bad), func(t *testing.T) {
+			_, err := c.Find(t.Context(), D(), options.Find().SetProjection(bad))
+			require.Error(t, err)
+			code(t, err)
+		})
 	}
 }
 
@@ -198,12 +206,13 @@ func TestDistinct(t *testing.T) {
 	t.Parallel()
 	c := database(t).Collection("c")
 	insert(t, c, D("_id", 1, "v", A{1, 2}), D("_id", 2, "v", 2.0), D("_id", 3, "v", nil), D("_id", 4), D("_id", 5, "v", "x", "n", A{D("k", 1), D("k", 2)}))
-	var values []any
-	require.NoError(t, c.Distinct(t.Context(), "v", D()).Decode(&values))
+	distinct := func(key string, filter bson.D) (values []any) {
+		require.NoError(t, c.Distinct(t.Context(), key, filter).Decode(&values))
+		return values
+	}
+	values := distinct("v", D())
 	require.Len(t, values, 4) // 1, 2, null, "x"
 	require.Contains(t, values, nil)
-	require.NoError(t, c.Distinct(t.Context(), "n.k", D("v", "x")).Decode(&values))
-	require.ElementsMatch(t, []any{int32(1), int32(2)}, values)
-	require.NoError(t, c.Distinct(t.Context(), "none", D()).Decode(&values))
-	require.Empty(t, values)
+	require.ElementsMatch(t, []any{int32(1), int32(2)}, distinct("n.k", D("v", "x")))
+	require.Empty(t, distinct("none", D()))
 }

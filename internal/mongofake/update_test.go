@@ -57,10 +57,12 @@ func TestUpdateOperators(t *testing.T) {
 		{D("a", 1), D("$pull", D("b", 1), "$pop", D("c", 1)), D("a", 1)},
 	}
 	for i, tt := range tests {
-		insert(t, c, append(D("_id", i), tt.doc...))
-		_, err := c.UpdateOne(t.Context(), D("_id", i), tt.update)
-		require.NoError(t, err, "%v", tt.update)
-		require.Equal(t, text(append(D("_id", i), tt.want...)), text(all(t, c, D("_id", i))[0]), "%v on %v", tt.update, tt.doc)
+		t.Run(text(tt.update), func(t *testing.T) {
+			insert(t, c, append(D("_id", i), tt.doc...))
+			_, err := c.UpdateOne(t.Context(), D("_id", i), tt.update)
+			require.NoError(t, err)
+			require.Equal(t, text(append(D("_id", i), tt.want...)), text(all(t, c, D("_id", i))[0]), "on %v", tt.doc)
+		})
 	}
 }
 
@@ -112,9 +114,11 @@ func TestUpdateErrors(t *testing.T) {
 		{D("$set", D("a..b", 1)), 56},
 	}
 	for _, tt := range tests {
-		_, err := c.UpdateOne(t.Context(), D("_id", 1), tt.update)
-		require.Error(t, err, "%v", tt.update)
-		require.Equal(t, tt.code, code(t, err), "%v: %v", tt.update, err)
+		t.Run(text(tt.update), func(t *testing.T) {
+			_, err := c.UpdateOne(t.Context(), D("_id", 1), tt.update)
+			require.Error(t, err)
+			require.Equal(t, tt.code, code(t, err), "%v", err)
+		})
 	}
 	_, err := c.ReplaceOne(t.Context(), D("_id", 1), D("_id", 2, "a", 5))
 	require.Equal(t, 66, code(t, err))
