@@ -99,8 +99,9 @@ func (s *system) replicator() *Replicator {
 }
 
 // run replicates until stop is called or the test ends.
-func (s *system) run() (stop func()) {
-	r := s.replicator()
+func (s *system) run() (stop func()) { return s.start(s.replicator()) }
+
+func (s *system) start(r *Replicator) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()

@@ -131,52 +131,66 @@ func TestARebalanceUnderLoadKeepsEveryKeyInOrder(t *testing.T) {
 	server(t)
 	k := kafkatest.Start(t)
 	k.CreateTopics(t, 6)
-	const keys, versions = 60, 30
+	const keys = 60
 	var mu sync.Mutex
 	last := map[domain.ID]int64{}
-	var skipped atomic.Int64
-	handler := func(ctx context.Context, batch []consumer.Message) []error {
+	var skipped, repeated atomic.Int64
+	cfg := config(t, k, func(_ context.Context, batch []consumer.Message) []error {
 		mu.Lock()
 		defer mu.Unlock()
 		for _, m := range batch {
-			// Redelivery repeats; it never skips.
-			if v := m.Event.AggregateVersion; v > last[m.Event.AggregateID]+1 {
+			switch v, was := m.Event.AggregateVersion, last[m.Event.AggregateID]; {
+			case v > was+1:
 				skipped.Add(1)
-			} else if v == last[m.Event.AggregateID]+1 {
+			case v <= was:
+				repeated.Add(1)
+			default:
 				last[m.Event.AggregateID] = v
 			}
 		}
 		return nil
-	}
-	cfg := config(t, k, handler)
+	})
 	cfg.MaxBatch = 20
-	one := run(t, consumer.New(cfg))
-	for v := range int64(versions) {
+	published := int64(0)
+	publish := func() {
+		published++
 		var all []domain.Event
 		for n := range keys {
-			all = append(all, event(n, v+1))
+			all = append(all, event(n, published))
 		}
 		k.Publish(t, all...)
-		switch v {
-		case 5:
-			run(t, consumer.New(cfg))
-		case 15:
-			require.NoError(t, one())
-		case 20:
-			run(t, consumer.New(cfg))
+	}
+	// under publishes until a consumer has handled something since.
+	under := func(c *consumer.Consumer) {
+		t.Helper()
+		before := c.Stats().Handled
+		for deadline := time.Now().Add(time.Minute); c.Stats().Handled == before; publish() {
+			require.False(t, time.Now().After(deadline), "a member got nothing to do")
 		}
 	}
+	one, two, three := consumer.New(cfg), consumer.New(cfg), consumer.New(cfg)
+	stopOne := run(t, one)
+	under(one)
+	stopTwo := run(t, two)
+	under(two)
+	run(t, three)
+	under(three)
+	require.NoError(t, stopOne())
+	under(two)
+	require.NoError(t, stopTwo())
+	under(three)
 	eventually(t, "everything", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
 		for n := range keys {
-			if last[id(n)] != versions {
+			if last[id(n)] != published {
 				return false
 			}
 		}
 		return true
 	})
 	require.Zero(t, skipped.Load())
+	require.Zero(t, repeated.Load(), "nobody died, so nothing comes twice")
 }
 
 func TestLostDataIsAnError(t *testing.T) {

@@ -178,10 +178,16 @@ func (s *session) load(l lock, p *part, a ask) {
 			})
 			r.letters = pile.letters
 		}
-		select {
-		case s.loads <- r:
-			s.nudge()
-		case <-s.ctx.Done():
+		for {
+			select {
+			case s.loads <- r:
+				s.nudge()
+				return
+			case <-s.ctx.Done():
+				return
+			case <-time.After(s.MinRetry): // the loop has yet to take another one
+				s.nudge()
+			}
 		}
 	})
 }

@@ -122,7 +122,7 @@ func (s *session) open() (err error) {
 		return fmt.Errorf("configure the Kafka client: %w", err)
 	}
 	s.parked = newParked(s.Group, s.side, s.Logger, s.nudge)
-	s.loads = make(chan loaded)
+	s.loads = make(chan loaded, 1)
 	return nil
 }
 
