@@ -32,6 +32,8 @@ func startSystem(t *testing.T, copies int) *system {
 		s.env["OUTFLOW_KAFKA_BROKERS"] = brokers
 		s.env["OUTFLOW_KAFKA_NAMESPACE"] = "e2e-" + strings.ToLower(rand.Text()[:10])
 	}
+	// A killed notifier's claims run out soon.
+	s.env["OUTFLOW_SMTP_TIMEOUT"] = "2s"
 	s.client = newClient(t, s.env)
 	s.run("api")
 	for range copies {
