@@ -34,7 +34,7 @@ type Kafka struct {
 func Start(t testing.TB, opts ...kfake.Opt) *Kafka {
 	t.Helper()
 	if real := os.Getenv("OUTFLOW_TEST_KAFKA"); real != "" {
-		return connect(t, &Kafka{Brokers: strings.Split(real, ",")})
+		return At(t, strings.Split(real, ","))
 	}
 	return Fake(t, opts...)
 }
@@ -46,6 +46,12 @@ func Fake(t testing.TB, opts ...kfake.Opt) *Kafka {
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
 	return connect(t, &Kafka{Brokers: c.ListenAddrs(), Fake: c})
+}
+
+// At is Start for a broker that runs already.
+func At(t testing.TB, brokers []string) *Kafka {
+	t.Helper()
+	return connect(t, &Kafka{Brokers: brokers})
 }
 
 func connect(t testing.TB, k *Kafka) *Kafka {
