@@ -20,6 +20,19 @@ type call struct {
 	fault      *Fault
 }
 
+// target is the collection that the command is about, for faults.
+func (c *call) target() string {
+	switch c.name {
+	case "getMore":
+		name, _ := field[string](c.body, "collection")
+		return name
+	case "renameCollection":
+		_, name, _ := strings.Cut(c.coll, ".")
+		return name
+	}
+	return c.coll
+}
+
 func (c *call) namespace() namespace { return namespace{c.db, c.coll} }
 
 // command is a handler and the fields that it takes.

@@ -336,10 +336,7 @@ func (c *catalog) databases() []bson.D {
 		size := int64(0)
 		for _, coll := range db.collections {
 			coll.mu.RLock()
-			coll.ordered.Scan(func(_ string, d *document) bool {
-				size += int64(len(d.raw))
-				return true
-			})
+			size += coll.bytes
 			coll.mu.RUnlock()
 		}
 		all = append(all, doc("name", name, "sizeOnDisk", size, "empty", false))

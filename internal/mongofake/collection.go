@@ -40,6 +40,7 @@ type collection struct {
 	byID    map[string]*document
 	ordered btree.Map[string, *document]
 	indexes []*index
+	bytes   int64 // of all documents
 }
 
 func newCollection(ns namespace, uuid bson.Binary) *collection {
@@ -147,6 +148,7 @@ func (c *collection) insert(d *document) *serverError {
 	}
 	c.byID[d.key] = d
 	c.ordered.Set(d.key, d)
+	c.bytes += int64(len(d.raw))
 	for i, x := range c.indexes {
 		x.add(entries[i], d)
 	}
@@ -172,6 +174,7 @@ func (c *collection) replace(old, d *document) *serverError {
 	}
 	c.byID[d.key] = d
 	c.ordered.Set(d.key, d)
+	c.bytes += int64(len(d.raw) - len(old.raw))
 	for i, x := range c.indexes {
 		x.remove(before[i], old)
 		x.add(after[i], d)
@@ -181,6 +184,7 @@ func (c *collection) replace(old, d *document) *serverError {
 
 func (c *collection) remove(d *document) {
 	delete(c.byID, d.key)
+	c.bytes -= int64(len(d.raw))
 	c.ordered.Delete(d.key)
 	for _, x := range c.indexes {
 		e, _ := x.entry(d.fields)

@@ -32,7 +32,7 @@ type Fault struct {
 	// handshake, ping or endSessions.
 	Command string
 	// Collection limits the fault to one collection, by its name without the
-	// database. getMore and renameCollection name none this way.
+	// database; for renameCollection it is the one that is renamed.
 	Collection string
 	// Skip lets as many commands pass first.
 	Skip int

@@ -38,6 +38,15 @@ func TestFaultCommandError(t *testing.T) {
 	f.Remove()
 	require.NoError(t, c.FindOne(t.Context(), D()).Err())
 	f.Remove()
+
+	s.Fault(mongofake.Fault{Command: "getMore", Collection: "c", Code: 43, Count: 1})
+	s.Fault(mongofake.Fault{Command: "renameCollection", Collection: "c", Code: 112, Count: 1})
+	cursor, err := c.Find(t.Context(), D(), options.Find().SetBatchSize(1))
+	require.NoError(t, err)
+	var docs []bson.D
+	require.Equal(t, 43, code(t, cursor.All(t.Context(), &docs)))
+	require.Equal(t, 112, code(t, rename(t, c.Database(), "c", "d", false)))
+	require.NoError(t, rename(t, c.Database(), "c", "d", false))
 }
 
 func TestFaultWriteError(t *testing.T) {

@@ -174,7 +174,7 @@ func (s *Server) run(q *request, connection int32) (reply bson.D, ok bool) {
 	c := &call{server: s, name: q.body[0].Key, body: q.body, documents: q.documents, now: time.Now(), connection: connection, legacy: q.op == opQuery}
 	c.db, _ = field[string](c.body, "$db")
 	c.coll, _ = c.body[0].Value.(string)
-	f := s.faults.take(c.name, c.coll)
+	f := s.faults.take(c.name, c.target())
 	if f == nil {
 		return c.reply(), true
 	}
