@@ -189,6 +189,28 @@ func TestReplicatorsThatComeAndGoUnderLoadEndEqual(t *testing.T) {
 	}
 }
 
+// The row "a poison record" of the failure table.
+func TestAPoisonRecordIsParkedAndOthersFlow(t *testing.T) {
+	s := newSystem(t)
+	s.run()
+	newer := customer(1, 2)
+	newer.Type = "customer.updated.v2"
+	s.Publish(t, customer(1, 1), newer, customer(1, 3), customer(2, 1))
+	s.eventually("the other key", func() bool { return s.version("_customers", id(2)) == 1 })
+	letters, err := consumer.OpenDeadLetters(s.Brokers, s.Namespace.Group("replicator"), kafkatest.Opts()...)
+	require.NoError(t, err)
+	defer letters.Close()
+	var all []consumer.DeadLetter
+	s.eventually("both parked", func() bool {
+		all, err = letters.List(t.Context())
+		return err == nil && len(all) == 2
+	})
+	require.Equal(t, int64(1), s.version("_customers", id(1)), "never half-applied")
+	require.NoError(t, letters.Drop(t.Context(), all[0].ID))
+	require.NoError(t, letters.Retry(t.Context(), all[1].ID))
+	require.Equal(t, int64(3), s.version("_customers", id(1)))
+}
+
 func TestMongoDBIsAwayForAWhile(t *testing.T) {
 	s := newSystem(t)
 	s.needFake()
@@ -203,6 +225,24 @@ func TestMongoDBIsAwayForAWhile(t *testing.T) {
 	require.Equal(t, int64(1), s.version("_customers", id(1)))
 	cut.Remove()
 	s.eventually("caught up", func() bool { return s.count("customers") == 50 && s.version("_customers", id(1)) == 2 })
+}
+
+// Writes that were done, but whose answer was lost.
+func TestLostAnswers(t *testing.T) {
+	s := newSystem(t)
+	s.needFake()
+	s.run()
+	s.Publish(t, customer(1, 1))
+	s.eventually("the first", func() bool { return s.version("_customers", id(1)) == 1 })
+	var lost []*mongofake.ActiveFault
+	for _, collection := range []string{"_customers", positionsCollection} {
+		lost = append(lost, s.fake.Fault(mongofake.Fault{Command: "update", Collection: collection, Count: 2, After: true, CloseConn: true}))
+	}
+	for v := int64(2); lost[0].Hits() < 2 || lost[1].Hits() < 2; v++ {
+		require.Less(t, v, int64(1000))
+		s.Publish(t, customer(1, v), customer(2, v))
+		s.eventually("written", func() bool { return s.version("_customers", id(1)) == v && s.version("_customers", id(2)) == v })
+	}
 }
 
 func TestAWriteThatMetAnotherIsTriedAgain(t *testing.T) {

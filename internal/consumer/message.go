@@ -43,7 +43,7 @@ func Each(workers int, handle func(context.Context, Message) error) Handler {
 		keys := map[key][]int{}
 		var order []key
 		for i, m := range batch {
-			k := key{m.Topic, string(m.Record.Key)}
+			k := key{m.Topic, m.Event.Key}
 			if keys[k] == nil {
 				order = append(order, k)
 			}
