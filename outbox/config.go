@@ -59,6 +59,11 @@ type Config struct {
 	// hook is called at every failpoint; its error ends the session as if the
 	// relay had been killed there.
 	hook func(point string) error
+	// checkpointInterval is how often the stream takes a checkpoint, and
+	// catchUpBytes how much of the log a slot may be behind before windows
+	// publish the backlog; defaults below.
+	checkpointInterval time.Duration
+	catchUpBytes       uint64
 	// deaf makes the relay not notice that it lost its lease.
 	deaf bool
 	// retry is the wait after the first failure in a row; default firstRetry.
@@ -75,6 +80,8 @@ func (c Config) withDefaults() Config {
 	c.StandbyInterval = cmp.Or(c.StandbyInterval, 500*time.Millisecond)
 	c.LeaseTimeout = cmp.Or(c.LeaseTimeout, 8*time.Second)
 	c.TransactionTimeout = cmp.Or(c.TransactionTimeout, 5*time.Minute)
+	c.checkpointInterval = cmp.Or(c.checkpointInterval, time.Second)
+	c.catchUpBytes = cmp.Or(c.catchUpBytes, 64<<20)
 	c.retry = cmp.Or(c.retry, firstRetry)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -22,7 +22,11 @@ const progressFormat = 1
 // Everything that Prev shows is published. In a window, so is what Now shows
 // and Prev doesn't, up to Position; a window is complete once its progress
 // has no Now. While streaming, so is every transaction that committed up to
-// LSN.
+// LSN; Prev is then that of the last checkpoint.
+//
+// With Until, windows go on from such a checkpoint: of what Prev doesn't show,
+// the transactions in Xids and the events that Kafka holds past Offsets are
+// published too. A snapshot whose xmin is past Until shows all of them.
 type progress struct {
 	Format   int    `json:"format"`
 	System   string `json:"system"`   // the cluster's system identifier
@@ -31,9 +35,13 @@ type progress struct {
 
 	Phase    phase    `json:"phase"`
 	Prev     snapshot `json:"prev"`
+	PrevLSN  lsn      `json:"prev_lsn"` // the log's end when the last of Prev and Now was taken
 	Now      snapshot `json:"now"`
 	Position int64    `json:"position,omitempty"`
 	LSN      lsn      `json:"lsn"`
+	Xids     []uint64 `json:"xids,omitempty"`
+	Offsets  offsets  `json:"offsets,omitempty"`
+	Until    uint64   `json:"until,omitempty"`
 
 	Events uint64 `json:"events"` // how many events this relay group has published
 }

@@ -36,6 +36,7 @@ type chunk struct {
 	at     progress
 	force  bool // commit the progress even without records, at once
 
+	xids        []uint64  // the transactions that end in records[:whole], from the stream
 	committedAt time.Time // when PostgreSQL committed the last whole transaction
 }
 
@@ -60,6 +61,9 @@ type publisher struct {
 	idle      *chunk         // a later mark that came without records
 	carry     []*kgo.Record  // the beginning of an unfinished PostgreSQL transaction, not produced yet
 	committed func(progress) // is told of every commit
+	points    *checkpoints   // while streaming
+	ends      offsets        // of the topics, as far as was produced
+	before    offsets        // the same when the transaction began
 	failed    atomic.Pointer[error]
 }
 
@@ -161,7 +165,11 @@ func (p *publisher) transaction(ctx context.Context, c chunk, in <-chan chunk) e
 	if err := k.BeginTransaction(); err != nil {
 		return fmt.Errorf("begin a Kafka transaction: %w", err)
 	}
+	for topic, ends := range p.ends {
+		copy(p.before[topic], ends)
+	}
 	n, at, open, committedAt := 0, p.done, false, time.Time{}
+	var xids []uint64
 	produce := func(records []*kgo.Record) {
 		for _, r := range records {
 			k.Produce(ctx, r, p.produced)
@@ -176,6 +184,7 @@ func (p *publisher) transaction(ctx context.Context, c chunk, in <-chan chunk) e
 		if c.marked {
 			produce(c.records[:c.whole])
 			at, open, committedAt = c.at, false, c.committedAt
+			xids = append(xids, c.xids...)
 			tail := c.records[c.whole:]
 			if n >= batchEvents || c.force || len(in) == 0 {
 				p.carry = tail
@@ -203,6 +212,12 @@ func (p *publisher) transaction(ctx context.Context, c chunk, in <-chan chunk) e
 				return errors.New("stopped in the middle of a transaction")
 			}
 		}
+	}
+	switch {
+	case p.points != nil:
+		p.points.apply(&at, &p.done, xids, p.before)
+	case at.Phase == phaseStream: // takes over: all that is published is visible in Prev
+		at.Xids, at.Offsets, at.Until = nil, p.before.clone(), 0
 	}
 	at.Events = p.done.Events + uint64(n)
 	k.Produce(ctx, &kgo.Record{
@@ -246,5 +261,9 @@ func (p *publisher) produced(r *kgo.Record, err error) {
 	if err != nil {
 		err = fmt.Errorf("topic %s: %w", r.Topic, err)
 		p.failed.CompareAndSwap(nil, &err)
+		return
+	}
+	if ends := p.ends[r.Topic]; int(r.Partition) < len(ends) {
+		ends[r.Partition] = r.Offset + 1
 	}
 }

@@ -121,8 +121,8 @@ func (wr *writer) writeTx(t testing.TB, n int) {
 	t.Helper()
 	const many = `
 WITH a AS (SELECT id, n FROM unnest($1::text[]::uuid[]) WITH ORDINALITY AS u (id, n)),
-     v AS (SELECT a.id, hot.version + s AS version, s, a.n FROM a JOIN hot USING (id), generate_series(1, $2) s),
-     changed AS (UPDATE hot SET version = version + $2 WHERE id = ANY ($1::text[]::uuid[]))
+     changed AS (UPDATE hot SET version = version + $2 WHERE id = ANY ($1::text[]::uuid[]) RETURNING id, version),
+     v AS (SELECT id, version - $2 + s AS version, s, a.n FROM a JOIN changed USING (id), generate_series(1, $2) s)
 INSERT INTO outbox (event_id, aggregate_type, aggregate_id, aggregate_version, type, key, before, after, metadata, occurred_at)
 SELECT gen_random_uuid(), 'order', id, version, 'order.updated.v1', id::text, NULL, json_build_object('n', version), '{}', clock_timestamp() FROM v ORDER BY s, n`
 	_, err := wr.w.db.Pool.Exec(t.Context(), many, wr.aggregates, n/len(wr.aggregates))
@@ -313,7 +313,6 @@ func TestRelayDiesAnywhere(t *testing.T) {
 	w := newWorld(t)
 	wr := w.writer(t, 5)
 	stop := wr.adverse(t, 4)
-	killed := errors.New("killed")
 	var mu sync.Mutex
 	passes, next, deaths := 0, 1, map[string]int{}
 	r := w.run(t, func(c *Config) {
@@ -325,7 +324,7 @@ func TestRelayDiesAnywhere(t *testing.T) {
 			}
 			passes, next = 0, 1+rand.IntN(25)
 			deaths[point]++
-			return killed
+			return errKilled
 		}
 		c.retry = time.Millisecond
 	})

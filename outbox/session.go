@@ -117,10 +117,16 @@ func (s *session) work(soft, hard context.Context) error {
 	} else if err := s.compare(found); err != nil {
 		return err
 	}
+	if pub.ends, err = s.topicEnds(soft); err != nil {
+		return err
+	}
+	pub.before = pub.ends.clone()
 	pub.done = *found
 	pub.done.Format, pub.done.System, pub.done.Timeline, pub.done.Database = progressFormat, s.server.system, s.server.timeline, s.server.database
 	if pub.done.Phase == phaseStream && s.slot == nil {
-		return fatalf("the relay has published by logical decoding so far and can't go on with it: %s; mend that", s.Stats().Reason)
+		if err := s.fallBack(soft, &pub.done); err != nil {
+			return err
+		}
 	}
 	for soft.Err() == nil {
 		if pub.done.Phase == phaseStream {

@@ -150,8 +150,17 @@ type slotMaker struct {
 func (m *slotMaker) ready(ctx context.Context) (bool, error) {
 	if m.made == nil {
 		info, err := m.slotInfo(ctx)
-		if err != nil || info.exists && !info.lost {
+		if err != nil || info.exists && !info.lost && info.confirmed != 0 {
 			return info.exists, err
+		}
+		if info.exists && !info.lost {
+			// A relay that is gone had begun to make it.
+			return false, m.freeSlot(ctx, info.activePID)
+		}
+		if info.lost {
+			if _, err := m.db.Exec(ctx, `SELECT pg_drop_replication_slot($1)`, m.cfg.slotName()); err != nil {
+				return false, fmt.Errorf("drop the invalidated replication slot: %w", err)
+			}
 		}
 		m.made = make(chan error, 1)
 		go func() { m.made <- m.create(ctx) }()

@@ -28,6 +28,7 @@ type Stats struct {
 	LastCommit   time.Time // of a Kafka transaction
 	LSN          string    // up to where everything is published, while streaming
 	Lag          time.Duration
+	Heals        int64  // slots that were lost and replaced
 	Failures     int64  // interruptions so far
 	LastError    string // of the last one
 }

@@ -34,7 +34,16 @@ const (
 // stream publishes by logical decoding.
 func (s *session) stream(soft, hard context.Context, pub *publisher) error {
 	from := pub.done
-	if err := s.checkSlot(soft, from.LSN); err != nil {
+	catchUp, err := s.checkSlot(soft, from.LSN)
+	if err != nil {
+		return err
+	}
+	if catchUp {
+		return s.fallBack(soft, &pub.done)
+	}
+	// What an earlier session published past its checkpoint has lower ids.
+	points := &checkpoints{}
+	if points.floor, err = s.takeXid(soft); err != nil {
 		return err
 	}
 	cfg, err := replicationConfig(s.cfg.PostgresURL, s.cfg.name())
@@ -59,17 +68,26 @@ func (s *session) stream(soft, hard context.Context, pub *publisher) error {
 	if err != nil {
 		return fmt.Errorf("start to stream from replication slot %s: %w", name, err)
 	}
+	// Now that the slot is in use nobody can replace it. PostgreSQL would
+	// silently have begun later than asked.
+	if info, err := s.slotInfo(soft); err != nil {
+		return err
+	} else if info.confirmed > from.LSN {
+		return fmt.Errorf("replication slot %s was moved from %s to %s meanwhile", name, from.LSN, info.confirmed)
+	}
 	r.conn = conn
 	s.setState(StateStreaming)
 	f := &feedback{session: s, conn: conn, wake: make(chan struct{}, 1)}
 	f.confirmed.Store(uint64(from.LSN))
 	r.answer = f.poke
 	pub.committed = func(p progress) { f.confirmed.Store(uint64(p.LSN)); f.poke() }
-	defer func() { pub.committed = nil }()
+	pub.points = points
+	defer func() { pub.committed, pub.points = nil, nil }()
 
 	g, hard := errgroup.WithContext(hard)
 	telling, done := context.WithCancel(hard)
 	g.Go(func() error { return f.run(telling) })
+	g.Go(func() error { return points.take(telling, s) })
 	g.Go(func() error {
 		defer done()
 		return s.phase(soft, hard, pub, r.run)
@@ -77,31 +95,45 @@ func (s *session) stream(soft, hard context.Context, pub *publisher) error {
 	return g.Wait()
 }
 
-// checkSlot compares the slot with the progress that will be streamed from.
-func (s *session) checkSlot(ctx context.Context, from lsn) error {
+// checkSlot compares the slot with the progress that is to be streamed from.
+// It reports whether windows must go on from the checkpoint instead: because
+// the slot lacks something, or because they are faster.
+func (s *session) checkSlot(ctx context.Context, from lsn) (catchUp bool, err error) {
 	info, err := s.slotInfo(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
-	name := s.cfg.slotName()
+	problem := ""
 	switch {
 	case !info.exists:
-		return fatalf("replication slot %s is gone: events since %s may be unpublished", name, from)
+		problem = "it is gone"
 	case info.lost:
-		return fatalf("replication slot %s is invalidated (wal_status lost: max_slot_wal_keep_size was exceeded): events since %s may be unpublished", name, from)
+		problem = "it is invalidated: it needed more of the log than max_slot_wal_keep_size"
 	case info.confirmed > from:
-		// PostgreSQL would silently begin later than asked.
-		return fatalf("replication slot %s stands at %s, beyond the published %s: something else has moved it, and what lies between is not published", name, info.confirmed, from)
+		problem = fmt.Sprintf("something has moved it to %s", info.confirmed)
+	}
+	if problem != "" {
+		s.log.Error("the replication slot can't be used; what it lacks is published by snapshot difference", "slot", s.cfg.slotName(), "problem", problem, "published", from)
+		s.update(func(st *Stats) { st.Heals++ })
+		return true, nil
 	}
 	if err := s.freeSlot(ctx, info.activePID); err != nil {
-		return err
+		return false, err
+	}
+	var behind uint64
+	if err := s.db.QueryRow(ctx, `SELECT greatest(0, pg_current_wal_lsn() - $1::text::pg_lsn)::bigint`, from.String()).Scan(&behind); err != nil {
+		return false, fmt.Errorf("read the log position: %w", err)
+	}
+	if behind > s.cfg.catchUpBytes {
+		s.log.Info("catching up by snapshot difference", "bytes_behind", behind)
+		return true, nil
 	}
 	if from-info.confirmed > farBehind {
-		if _, err := s.db.Exec(ctx, `SELECT pg_replication_slot_advance($1, $2::text::pg_lsn)`, name, from.String()); err != nil {
-			return fmt.Errorf("advance replication slot %s: %w", name, err)
+		if _, err := s.db.Exec(ctx, `SELECT pg_replication_slot_advance($1, $2::text::pg_lsn)`, s.cfg.slotName(), from.String()); err != nil {
+			return false, fmt.Errorf("advance replication slot %s: %w", s.cfg.slotName(), err)
 		}
 	}
-	return nil
+	return false, nil
 }
 
 // feedback tells the server how far its log is published, and that the relay
@@ -162,6 +194,7 @@ type streamReader struct {
 	place  []int     // of the relation's columns among ours, -1 for others
 	xid    uint32    // of the transaction that is being read, 0 between two
 	skip   bool      // it is published
+	wrote  uint64    // its full id, once it has brought an event
 	buf    chunk     // what is being gathered
 	bytes  int       // of it
 	row    row       // scratch
@@ -246,7 +279,7 @@ func (r *streamReader) logical(b []byte) error {
 		}
 		r.skip = lsn(binary.BigEndian.Uint64(b[1:])) < r.start
 		r.stamp = pgTime(int64(binary.BigEndian.Uint64(b[9:])))
-		r.xid = binary.BigEndian.Uint32(b[17:])
+		r.xid, r.wrote = binary.BigEndian.Uint32(b[17:]), 0
 	case 'C':
 		if len(b) < 26 {
 			return errPgoutput
@@ -255,6 +288,9 @@ func (r *streamReader) logical(b []byte) error {
 		if end := lsn(binary.BigEndian.Uint64(b[10:])); end > r.at.LSN {
 			r.mark(end)
 			r.buf.committedAt = r.stamp
+			if r.wrote != 0 {
+				r.buf.xids = append(r.buf.xids, r.wrote)
+			}
 		}
 	case 'R':
 		return r.relation(b)
@@ -343,6 +379,7 @@ func (r *streamReader) insert(b []byte) error {
 		return nil
 	}
 	rec := r.cfg.Namespace.Record(&r.row.Event)
+	r.wrote = r.row.xid
 	r.buf.records = append(r.buf.records, rec)
 	r.bytes += len(rec.Value)
 	return nil

@@ -37,6 +37,10 @@ func (s *session) windows(soft, hard context.Context, pub *publisher) error {
 	s.setState(state)
 	return s.phase(soft, hard, pub, func(ctx context.Context, out chan<- chunk) error {
 		r := &windowReader{session: s, out: out, at: pub.done}
+		var err error
+		if r.left, err = s.exclude(ctx, &r.at); err != nil {
+			return err
+		}
 		ctx, cancel := context.WithCancel(ctx)
 		if s.slot != nil {
 			defer s.slot.wait()
@@ -53,6 +57,8 @@ type windowReader struct {
 	*session
 	out chan<- chunk
 	at  progress // what has been handed over
+
+	left *exclusion // nil, but on the way from a checkpoint
 
 	buf     chunk // what is being gathered
 	bytes   int
@@ -117,32 +123,24 @@ func (w *windowReader) prove(ctx context.Context) (*proof, error) {
 		return nil, err
 	}
 	// A statement of its own, after the first: that order is the proof.
-	if err := w.db.QueryRow(ctx, `SELECT pg_current_xact_id()::text::bigint`).Scan(&p.xid); err != nil {
-		return nil, fmt.Errorf("take a transaction id: %w", err)
-	}
-	return &p, nil
+	var err error
+	p.xid, err = w.takeXid(ctx)
+	return &p, err
 }
 
 // window reads what is left of the window that was begun, or the next one. It
 // returns how many rows it had, and the tip of the log when it was taken.
 func (w *windowReader) window(ctx context.Context) (n int, tip lsn, err error) {
 	now := w.at.Now
-	var text, at string
-	const take = `SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text`
-	if err := w.db.QueryRow(ctx, take).Scan(&text, &at); err != nil {
-		return 0, 0, fmt.Errorf("take a snapshot: %w", err)
-	}
-	if err := tip.UnmarshalText([]byte(at)); err != nil {
+	taken, tip, err := w.snapshot(ctx)
+	if err != nil {
 		return 0, 0, err
 	}
 	if now.isZero() {
-		if now, err = parseSnapshot(text); err != nil {
-			return 0, 0, err
-		}
-		if now.equal(w.at.Prev) {
+		if now = taken; now.equal(w.at.Prev) {
 			return 0, tip, nil
 		}
-		w.at.Position = 0
+		w.at.Position, w.at.PrevLSN = 0, tip
 	}
 	w.at.Now, w.flushed = now, false
 	wide := now.xmax-w.at.Prev.xmax > wideWindow
@@ -157,6 +155,9 @@ func (w *windowReader) window(ctx context.Context) (n int, tip lsn, err error) {
 		}
 	}
 	w.at.Prev, w.at.Now, w.at.Position = now, snapshot{}, 0
+	if w.left != nil && now.xmin > w.at.Until {
+		w.left, w.at.Xids, w.at.Offsets, w.at.Until = nil, nil, nil, 0
+	}
 	w.buf.at = w.at
 	return n, tip, w.flush(ctx)
 }
@@ -203,11 +204,14 @@ func (w *windowReader) row(ctx context.Context, v *values) error {
 	if err := r.decode(v); err != nil {
 		return err
 	}
+	w.rows++
+	w.at.Position = r.position
+	if w.left.has(&r) {
+		return nil
+	}
 	rec := w.cfg.Namespace.Record(&r.Event)
 	w.buf.records = append(w.buf.records, rec)
 	w.bytes += len(rec.Value)
-	w.rows++
-	w.at.Position = r.position
 	if len(w.buf.records) >= chunkEvents || w.bytes >= chunkBytes {
 		w.buf.at = w.at
 		return w.flush(ctx)
