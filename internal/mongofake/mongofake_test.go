@@ -65,7 +65,7 @@ func connect(t *testing.T, uri string) *mongo.Database {
 	require.NoError(t, err)
 	db := client.Database("mongofake_" + strings.ReplaceAll(uuid.NewString(), "-", ""))
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		_ = client.Disconnect(ctx) // its server may be gone
 	})
