@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -61,35 +62,34 @@ func orderArgs(changes []change) []any {
 }
 
 // An order is placed only for a live customer, who can't be deleted before the
-// order is committed. When the lock had to wait for a deletion, PostgreSQL
-// looks at deleted_at again in the row as it is then.
+// order is committed: what comes out of a lock is the row as it is then, also
+// when the lock had to wait for a deletion.
 var placeOrders = statement{args: orderArgs, sql: orderInput + `, owner AS (
-    SELECT c.id FROM customers c WHERE c.id = ANY ($14::uuid[]) AND c.deleted_at IS NULL ORDER BY c.id FOR SHARE
+    SELECT c.id, c.deleted_at FROM customers c WHERE c.id = ANY ($14::uuid[]) ORDER BY c.id FOR SHARE
 ), changed AS (
     INSERT INTO orders (id, version, customer_id, currency, items, total, status, reason, created_at, updated_at)
     SELECT i.id, i.version, i.customer_id, i.currency, i.items, i.total, i.status, i.reason, i.created_at, i.updated_at
     FROM owner JOIN input i ON i.customer_id = owner.id
+    WHERE owner.deleted_at IS NULL
     RETURNING id
 )` + outbox.Append}
 
 var updateOrders = statement{args: orderArgs, sql: orderInput + `, locked AS (
-    SELECT o.id FROM orders o JOIN input i ON o.id = i.id AND o.version = i.version - 1
-    WHERE o.deleted_at IS NULL ORDER BY o.id FOR NO KEY UPDATE OF o
+    SELECT o.id, o.version, o.deleted_at FROM orders o WHERE o.id = ANY ($12::uuid[]) ORDER BY o.id FOR NO KEY UPDATE
 ), changed AS (
     UPDATE orders o SET version = i.version, currency = i.currency, items = i.items, total = i.total,
         status = i.status, reason = i.reason, updated_at = i.updated_at
-    FROM locked l JOIN input i ON i.id = l.id
-    WHERE o.id = l.id
+    FROM locked l JOIN input i ON i.id = l.id AND i.version = l.version + 1
+    WHERE o.id = l.id AND l.deleted_at IS NULL
     RETURNING o.id
 )` + outbox.Append}
 
 var deleteOrders = statement{args: tombstoneArgs, sql: tombstoneInput + `, locked AS (
-    SELECT o.id FROM orders o JOIN input i ON o.id = i.id AND o.version = i.version - 1
-    WHERE o.deleted_at IS NULL ORDER BY o.id FOR NO KEY UPDATE OF o
+    SELECT o.id, o.version, o.deleted_at FROM orders o WHERE o.id = ANY ($12::uuid[]) ORDER BY o.id FOR NO KEY UPDATE
 ), changed AS (
     UPDATE orders o SET version = i.version, updated_at = i.at, deleted_at = i.at
-    FROM locked l JOIN input i ON i.id = l.id
-    WHERE o.id = l.id
+    FROM locked l JOIN input i ON i.id = l.id AND i.version = l.version + 1
+    WHERE o.id = l.id AND l.deleted_at IS NULL
     RETURNING o.id
 )` + outbox.Append}
 
@@ -130,42 +130,6 @@ func (s *Store) Order(ctx context.Context, id domain.ID) (domain.Order, error) {
 	return o, wrap("read an order", found("order", err))
 }
 
-const (
-	selectOrders = `SELECT ` + orderColumns + ` FROM orders o
-WHERE o.deleted_at IS NULL AND o.id > $1 ORDER BY o.id LIMIT $2`
-	selectOrdersOfCustomer = `SELECT ` + orderColumns + ` FROM orders o
-WHERE o.deleted_at IS NULL AND o.id > $1 AND o.customer_id = $3 ORDER BY o.id LIMIT $2`
-	selectCustomerExists = `SELECT EXISTS (SELECT FROM customers c WHERE c.id = $1 AND c.deleted_at IS NULL)`
-)
-
-// Orders lists orders in the order of their ids, which is the order in which
-// they were placed: all of them, or those of one customer. It returns
-// CodeNotFound if that customer doesn't exist or was deleted.
-func (s *Store) Orders(ctx context.Context, customer domain.ID, page Page) (List[domain.Order], error) {
-	var items []domain.Order
-	read := func(rows pgx.Rows) (err error) {
-		items, err = collect(rows, scanOrder)
-		return err
-	}
-	b := &pgx.Batch{}
-	if customer.IsZero() {
-		b.Queue(selectOrders, uuidOf(page.After), page.limit()+1).Query(read)
-	} else {
-		b.Queue(selectCustomerExists, uuidOf(customer)).QueryRow(func(row pgx.Row) error {
-			var exists bool
-			if err := row.Scan(&exists); err != nil || exists {
-				return err
-			}
-			return notFound("customer")
-		})
-		b.Queue(selectOrdersOfCustomer, uuidOf(page.After), page.limit()+1, uuidOf(customer)).Query(read)
-	}
-	if err := s.pool.SendBatch(ctx, b).Close(); err != nil {
-		return List[domain.Order]{}, wrap("list orders", err)
-	}
-	return newList(items, page, func(o domain.Order) domain.ID { return o.ID }), nil
-}
-
 // UpdateOrder replaces what callers decide of an order by what edit makes of
 // it. edit gets a copy of its own, and may be called several times: again
 // whenever others changed the order meanwhile. An edit that changes nothing
@@ -176,7 +140,7 @@ func (s *Store) Orders(ctx context.Context, customer domain.ID, page Page) (List
 func (s *Store) UpdateOrder(ctx context.Context, id domain.ID, pre Precondition, edit func(domain.Order) (domain.OrderInput, error), m domain.Metadata) (domain.Order, error) {
 	var now domain.Order
 	err := s.modify(ctx, readOrder(id, &now), updateOrders, func() (*change, error) {
-		if err := pre.check(now.Version); err != nil {
+		if err := pre.Check(now.Version); err != nil {
 			return nil, err
 		}
 		theirs := now
@@ -205,7 +169,7 @@ func (s *Store) CancelOrder(ctx context.Context, id domain.ID, pre Precondition,
 	var now domain.Order
 	var customer domain.Customer
 	err := s.modify(ctx, readOrderAndCustomer(id, &now, &customer), updateOrders, func() (*change, error) {
-		if err := pre.check(now.Version); err != nil {
+		if err := pre.Check(now.Version); err != nil {
 			return nil, err
 		}
 		d, err := domain.CancelOrder(now, customer, s.cfg.Now())
@@ -221,12 +185,44 @@ func (s *Store) CancelOrder(ctx context.Context, id domain.ID, pre Precondition,
 	return now, nil
 }
 
+// FulfilOrder marks a confirmed order as fulfilled. It returns CodeNotFound,
+// CodeVersionMismatch, CodeOrderState, CodeTooLarge or CodeWriteConflict.
+func (s *Store) FulfilOrder(ctx context.Context, id domain.ID, pre Precondition, m domain.Metadata) (domain.Order, error) {
+	return s.moveOrder(ctx, "fulfil an order", id, pre, domain.FulfilOrder, m)
+}
+
+// RefundOrder marks a fulfilled order as refunded. It returns CodeNotFound,
+// CodeVersionMismatch, CodeOrderState, CodeTooLarge or CodeWriteConflict.
+func (s *Store) RefundOrder(ctx context.Context, id domain.ID, pre Precondition, m domain.Metadata) (domain.Order, error) {
+	return s.moveOrder(ctx, "refund an order", id, pre, domain.RefundOrder, m)
+}
+
+// moveOrder brings an order to another status.
+func (s *Store) moveOrder(ctx context.Context, doing string, id domain.ID, pre Precondition, decide func(domain.Order, time.Time) (domain.Change[domain.Order], error), m domain.Metadata) (domain.Order, error) {
+	var now domain.Order
+	err := s.modify(ctx, readOrder(id, &now), updateOrders, func() (*change, error) {
+		if err := pre.Check(now.Version); err != nil {
+			return nil, err
+		}
+		d, err := decide(now, s.cfg.Now())
+		if err != nil {
+			return nil, err
+		}
+		now = *d.After
+		return s.orderChange(id, d, m)
+	})
+	if err != nil {
+		return domain.Order{}, wrap(doing, err)
+	}
+	return now, nil
+}
+
 // DeleteOrder deletes an order. It returns CodeNotFound, CodeVersionMismatch,
 // CodeOrderState, CodeTooLarge or CodeWriteConflict.
 func (s *Store) DeleteOrder(ctx context.Context, id domain.ID, pre Precondition, m domain.Metadata) error {
 	var now domain.Order
 	err := s.modify(ctx, readOrder(id, &now), deleteOrders, func() (*change, error) {
-		if err := pre.check(now.Version); err != nil {
+		if err := pre.Check(now.Version); err != nil {
 			return nil, err
 		}
 		d, err := domain.DeleteOrder(now, s.cfg.Now())
