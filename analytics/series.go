@@ -1,0 +1,92 @@
+package analytics
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"outflow/domain"
+)
+
+// Metric is what a series shows.
+type Metric string
+
+// The metrics. An order belongs to the time of its confirmation, a refund to
+// its own.
+const (
+	MetricOrders  Metric = "orders"
+	MetricRevenue Metric = "revenue"
+)
+
+// The steps of series.
+const (
+	Hourly = time.Hour
+	Daily  = 24 * time.Hour
+)
+
+// Series is a metric over a window, by hours or days of UTC. The first and the
+// last point cover what of their hour or day is in the window, so that the
+// points add up to the window's summary.
+type Series struct {
+	Window
+	Metric Metric  `json:"metric"`
+	Points []Point `json:"points"`
+}
+
+// Point is one hour or day of a series.
+type Point struct {
+	From    time.Time      `json:"from"`
+	To      time.Time      `json:"to"`
+	Orders  *int64         `json:"orders,omitempty"` // MetricOrders: how many were confirmed and not cancelled
+	Revenue []domain.Money `json:"revenue,omitzero"` // MetricRevenue: per currency, refunds taken off
+}
+
+// Timeseries returns a metric in steps, [Hourly] or [Daily], without gaps.
+func (r *Reader) Timeseries(ctx context.Context, metric Metric, step, window time.Duration) (Series, error) {
+	if step != Hourly && step != Daily || metric != MetricOrders && metric != MetricRevenue {
+		return Series{}, fmt.Errorf("no series of %q by %s", metric, step)
+	}
+	v, err := r.begin(ctx, window)
+	if err != nil {
+		return Series{}, err
+	}
+	hourly, err := v.hourly(ctx, false)
+	if err != nil {
+		return Series{}, unavailable(err)
+	}
+	steps := map[time.Time]map[string]int64{}
+	for hour, counters := range hourly {
+		at := hour.Truncate(step)
+		if steps[at] == nil {
+			steps[at] = map[string]int64{}
+		}
+		for counter, n := range counters {
+			steps[at][counter] += n
+		}
+	}
+	s := Series{Window: v.Window, Metric: metric, Points: []Point{}}
+	span := v.span()
+	for at := span.start.Truncate(step); at.Before(span.end); at = at.Add(step) {
+		p := Point{From: at, To: at.Add(step)}
+		if p.From.Before(s.From) {
+			p.From = s.From
+		}
+		if p.To.After(s.To) {
+			p.To = s.To
+		}
+		all := revenue(steps[at])
+		if metric == MetricOrders {
+			p.Orders = new(int64)
+			for _, r := range all {
+				*p.Orders += r.Orders
+			}
+		} else {
+			p.Revenue = []domain.Money{}
+			for _, r := range all {
+				p.Revenue = append(p.Revenue, domain.Money{Amount: r.Amount, Currency: r.Currency})
+			}
+		}
+		s.Points = append(s.Points, p)
+	}
+	return s, nil
+}
