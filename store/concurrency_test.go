@@ -41,7 +41,7 @@ func TestConcurrentUpdatesOfOneVersionHaveOneWinner(t *testing.T) {
 	c := create(t, s, named("ada"))
 	won := 0
 	for _, err := range together(20, func(i int) error {
-		_, err := s.UpdateCustomer(t.Context(), c.ID, store.Precondition{Version: 1}, rename(nth("w", i)), by)
+		_, err := s.UpdateCustomer(t.Context(), c.ID, store.AtVersion(1), rename(nth("w", i)), by)
 		return err
 	}) {
 		if err == nil {

@@ -75,7 +75,7 @@ func TestUpdateCustomer(t *testing.T) {
 	t.Parallel()
 	s, pool := open(t)
 	c := create(t, s, ada())
-	updated, err := s.UpdateCustomer(t.Context(), c.ID, store.Precondition{Version: 1}, func(c domain.Customer) (domain.CustomerInput, error) {
+	updated, err := s.UpdateCustomer(t.Context(), c.ID, store.AtVersion(1), func(c domain.Customer) (domain.CustomerInput, error) {
 		c.Metadata["b"] = "edited in place"
 		c.Address.City = "Paris"
 		c.SpendingLimit = nil
@@ -115,7 +115,7 @@ func TestUpdateCustomerRefuses(t *testing.T) {
 	}{
 		"unknown":        {domain.ID{1}, store.Precondition{}, rename("x"), domain.CodeNotFound},
 		"deleted":        {gone.ID, store.Precondition{}, rename("x"), domain.CodeNotFound},
-		"other version":  {c.ID, store.Precondition{Version: 2}, rename("x"), domain.CodeVersionMismatch},
+		"other version":  {c.ID, store.AtVersion(2), rename("x"), domain.CodeVersionMismatch},
 		"invalid":        {c.ID, store.Precondition{}, rename("nul\x00"), domain.CodeInvalid},
 		"invalid UTF-8":  {c.ID, store.Precondition{}, rename("\xff"), domain.CodeInvalid},
 		"email is taken": {c.ID, store.Precondition{}, func(domain.Customer) (domain.CustomerInput, error) { return named("GRACE"), nil }, domain.CodeEmailTaken},
@@ -138,7 +138,7 @@ func TestEmailIsFreeAgainAfterDeletion(t *testing.T) {
 	_, err := s.CreateCustomer(t.Context(), named("Ada"), by)
 	requireCode(t, domain.CodeEmailTaken, err)
 	require.NotContains(t, err.Error(), "@example.com", "no submitted value in the error")
-	require.NoError(t, s.DeleteCustomer(t.Context(), c.ID, store.Precondition{Version: 1}, by))
+	require.NoError(t, s.DeleteCustomer(t.Context(), c.ID, store.AtVersion(1), by))
 	again := create(t, s, named("Ada"))
 	require.NotEqual(t, c.ID, again.ID)
 	require.Len(t, log(t, pool), 5)
@@ -150,7 +150,7 @@ func TestDeleteCustomer(t *testing.T) {
 	c := create(t, s, ada())
 	o := place(t, s, c.ID)
 
-	requireCode(t, domain.CodeVersionMismatch, s.DeleteCustomer(t.Context(), c.ID, store.Precondition{Version: 2}, by))
+	requireCode(t, domain.CodeVersionMismatch, s.DeleteCustomer(t.Context(), c.ID, store.AtVersion(2), by))
 	requireCode(t, domain.CodeOpenOrders, s.DeleteCustomer(t.Context(), c.ID, store.Precondition{}, by))
 	decide(t, s, o.ID)
 	requireCode(t, domain.CodeOpenOrders, s.DeleteCustomer(t.Context(), c.ID, store.Precondition{}, by))
@@ -175,7 +175,7 @@ func TestDeleteCustomer(t *testing.T) {
 func TestCustomersPages(t *testing.T) {
 	t.Parallel()
 	s, _ := open(t)
-	empty, err := s.Customers(t.Context(), store.Page{})
+	empty, err := s.Customers(t.Context(), store.CustomerFilter{}, store.Page{})
 	require.NoError(t, err)
 	require.Equal(t, store.List[domain.Customer]{Items: []domain.Customer{}}, empty)
 
@@ -192,21 +192,21 @@ func TestCustomersPages(t *testing.T) {
 		var got []domain.Customer
 		page := store.Page{Limit: limit}
 		for {
-			l, err := s.Customers(t.Context(), page)
+			l, err := s.Customers(t.Context(), store.CustomerFilter{}, page)
 			require.NoError(t, err)
 			require.LessOrEqual(t, len(l.Items), limit)
 			got = append(got, l.Items...)
-			if l.Next.IsZero() {
+			if l.Next == nil {
 				break
 			}
 			page.After = l.Next
 		}
 		require.Equal(t, want, got, "limit %d", limit)
 	}
-	all, err := s.Customers(t.Context(), store.Page{})
+	all, err := s.Customers(t.Context(), store.CustomerFilter{}, store.Page{})
 	require.NoError(t, err)
 	require.Equal(t, want, all.Items)
-	require.True(t, all.Next.IsZero())
+	require.Nil(t, all.Next)
 }
 
 func TestTooLargeEventIsRefusedBeforeAnythingIsWritten(t *testing.T) {

@@ -117,11 +117,11 @@ func TestDeadlocksAreTriedAgain(t *testing.T) {
 				return err
 			},
 			"read and write": func() error {
-				_, err := s.UpdateCustomer(t.Context(), updated.ID, store.Precondition{Version: 1}, rename("B"), by)
+				_, err := s.UpdateCustomer(t.Context(), updated.ID, store.AtVersion(1), rename("B"), by)
 				return err
 			},
 			"transaction": func() error {
-				return s.DeleteCustomer(t.Context(), deleted.ID, store.Precondition{Version: 1}, by)
+				return s.DeleteCustomer(t.Context(), deleted.ID, store.AtVersion(1), by)
 			},
 		} {
 			_, err := pool.Exec(t.Context(), `ALTER SEQUENCE tries RESTART`)
@@ -251,7 +251,7 @@ func TestServerThatIsAwayIsUnavailable(t *testing.T) {
 	requireCode(t, domain.CodeUnavailable, s.Ping(t.Context()))
 	_, err = s.CreateCustomer(t.Context(), ada(), by)
 	requireCode(t, domain.CodeUnavailable, err)
-	_, err = s.Orders(t.Context(), domain.ID{}, store.Page{})
+	_, err = s.Orders(t.Context(), store.OrderFilter{}, store.Page{})
 	requireCode(t, domain.CodeUnavailable, err)
 	requireCode(t, domain.CodeUnavailable, s.DecideOrders(t.Context(), []domain.ID{{1}, {2}}, nil)[1])
 }

@@ -47,7 +47,7 @@ func TestUpdateOrder(t *testing.T) {
 		o.Items[0].Quantity *= 2
 		return o.OrderInput, nil
 	}
-	updated, err := s.UpdateOrder(t.Context(), o.ID, store.Precondition{Version: 1}, double, by)
+	updated, err := s.UpdateOrder(t.Context(), o.ID, store.AtVersion(1), double, by)
 	require.NoError(t, err)
 	require.Equal(t, int64(1800), updated.Total)
 	require.Equal(t, int64(2), updated.Version)
@@ -57,7 +57,7 @@ func TestUpdateOrder(t *testing.T) {
 	require.Equal(t, marshal(t, o), string(e.Before), "an edit in place leaves the state before alone")
 	require.Equal(t, marshal(t, updated), string(e.After))
 
-	_, err = s.UpdateOrder(t.Context(), o.ID, store.Precondition{Version: 1}, double, by)
+	_, err = s.UpdateOrder(t.Context(), o.ID, store.AtVersion(1), double, by)
 	requireCode(t, domain.CodeVersionMismatch, err)
 	_, err = s.UpdateOrder(t.Context(), domain.ID{1}, store.Precondition{}, double, by)
 	requireCode(t, domain.CodeNotFound, err)
@@ -76,12 +76,12 @@ func TestCancelAndDeleteOrder(t *testing.T) {
 	c := create(t, s, ada())
 	o := place(t, s, c.ID)
 	requireCode(t, domain.CodeOrderState, s.DeleteOrder(t.Context(), o.ID, store.Precondition{}, by))
-	_, err := s.CancelOrder(t.Context(), o.ID, store.Precondition{Version: 3}, by)
+	_, err := s.CancelOrder(t.Context(), o.ID, store.AtVersion(3), by)
 	requireCode(t, domain.CodeVersionMismatch, err)
 	_, err = s.CancelOrder(t.Context(), domain.ID{1}, store.Precondition{}, by)
 	requireCode(t, domain.CodeNotFound, err)
 
-	cancelled, err := s.CancelOrder(t.Context(), o.ID, store.Precondition{Version: 1}, by)
+	cancelled, err := s.CancelOrder(t.Context(), o.ID, store.AtVersion(1), by)
 	require.NoError(t, err)
 	require.Equal(t, domain.OrderStatusCancelled, cancelled.Status)
 	n := requests(t, log(t, pool))[1]
@@ -91,8 +91,8 @@ func TestCancelAndDeleteOrder(t *testing.T) {
 	_, err = s.CancelOrder(t.Context(), o.ID, store.Precondition{}, by)
 	requireCode(t, domain.CodeOrderState, err)
 
-	requireCode(t, domain.CodeVersionMismatch, s.DeleteOrder(t.Context(), o.ID, store.Precondition{Version: 1}, by))
-	require.NoError(t, s.DeleteOrder(t.Context(), o.ID, store.Precondition{Version: 2}, by))
+	requireCode(t, domain.CodeVersionMismatch, s.DeleteOrder(t.Context(), o.ID, store.AtVersion(1), by))
+	require.NoError(t, s.DeleteOrder(t.Context(), o.ID, store.AtVersion(2), by))
 	requireCode(t, domain.CodeNotFound, s.DeleteOrder(t.Context(), o.ID, store.Precondition{}, by))
 	_, err = s.CancelOrder(t.Context(), o.ID, store.Precondition{}, by)
 	requireCode(t, domain.CodeNotFound, err)
@@ -113,29 +113,36 @@ func TestOrdersPages(t *testing.T) {
 			ofA = append(ofA, o)
 		}
 	}
-	read := func(customer domain.ID) (got []domain.Order) {
+	read := func(list func(store.Page) (store.List[domain.Order], error)) (got []domain.Order) {
 		page := store.Page{Limit: 2}
 		for {
-			l, err := s.Orders(t.Context(), customer, page)
+			l, err := list(page)
 			require.NoError(t, err)
 			got = append(got, l.Items...)
-			if l.Next.IsZero() {
+			if l.Next == nil {
 				return got
 			}
 			page.After = l.Next
 		}
 	}
-	require.Equal(t, all, read(domain.ID{}))
-	require.Equal(t, ofA, read(a.ID))
+	of := func(customer domain.ID) (store.List[domain.Order], error) {
+		return s.OrdersOf(t.Context(), customer, store.OrderFilter{}, store.Page{})
+	}
+	require.Equal(t, all, read(func(p store.Page) (store.List[domain.Order], error) {
+		return s.Orders(t.Context(), store.OrderFilter{}, p)
+	}))
+	require.Equal(t, ofA, read(func(p store.Page) (store.List[domain.Order], error) {
+		return s.OrdersOf(t.Context(), a.ID, store.OrderFilter{}, p)
+	}))
 
 	c := create(t, s, named("c"))
-	none, err := s.Orders(t.Context(), c.ID, store.Page{})
+	none, err := of(c.ID)
 	require.NoError(t, err)
 	require.Equal(t, store.List[domain.Order]{Items: []domain.Order{}}, none)
-	_, err = s.Orders(t.Context(), domain.ID{1}, store.Page{})
+	_, err = of(domain.ID{1})
 	requireCode(t, domain.CodeNotFound, err)
 	require.NoError(t, s.DeleteCustomer(t.Context(), c.ID, store.Precondition{}, by))
-	_, err = s.Orders(t.Context(), c.ID, store.Page{})
+	_, err = of(c.ID)
 	requireCode(t, domain.CodeNotFound, err)
 }
 

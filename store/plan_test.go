@@ -41,10 +41,9 @@ func TestNoPlanReadsAWholeTable(t *testing.T) {
 	statements := map[string]string{
 		"createCustomers": createCustomers.sql, "updateCustomers": updateCustomers.sql, "deleteCustomers": deleteCustomers.sql,
 		"placeOrders": placeOrders.sql, "updateOrders": updateOrders.sql, "deleteOrders": deleteOrders.sql,
-		"selectCustomer": selectCustomer, "lockCustomer": selectCustomer + lock + "c", "selectCustomers": selectCustomers,
+		"selectCustomer": selectCustomer, "lockCustomer": selectCustomer + lock + "c",
 		"selectHasOpenOrders": selectHasOpenOrders, "selectCustomerExists": selectCustomerExists,
-		"selectOrder": selectOrder, "lockOrder": selectOrder + lock + "o", "selectOrders": selectOrders,
-		"selectOrdersOfCustomer": selectOrdersOfCustomer,
+		"selectOrder": selectOrder, "lockOrder": selectOrder + lock + "o",
 		"selectOrderAndCustomer": selectOrderAndCustomer, "lockOrderOfCustomer": selectOrderAndCustomer + lock + "o",
 		"lockCustomersOfOrders": lockCustomersOfOrders, "lockOrders": lockOrders,
 		"selectHistory": selectHistory, "selectHasHistory": selectHasHistory,

@@ -3,7 +3,9 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -44,47 +46,24 @@ func (s *Store) Ping(ctx context.Context) error {
 	return wrap("ping the database", s.pool.Ping(ctx))
 }
 
-// Precondition is what a caller demands of the entity that it changes.
+// Precondition is what a caller demands of the entity that it changes. The
+// zero value demands nothing.
 type Precondition struct {
-	Version int64 // the version that it must have; 0 for any
+	OneOf  []int64 // the versions that it may have; any when nil, none when empty
+	NoneOf []int64 // the versions that it may not have
+	Absent bool    // it must not be there
 }
 
-func (p Precondition) check(version int64) error {
-	if p.Version != 0 && p.Version != version {
-		return &domain.Error{Code: domain.CodeVersionMismatch, Message: "the entity is not at the version that was named"}
+// AtVersion demands one version.
+func AtVersion(version int64) Precondition { return Precondition{OneOf: []int64{version}} }
+
+// Check returns CodeVersionMismatch if an entity that is at this version is
+// not what is demanded.
+func (p Precondition) Check(version int64) error {
+	if p.Absent || p.OneOf != nil && !slices.Contains(p.OneOf, version) || slices.Contains(p.NoneOf, version) {
+		return &domain.Error{Code: domain.CodeVersionMismatch, Message: fmt.Sprintf("the entity is at version %d, which the request does not accept", version)}
 	}
 	return nil
-}
-
-// Page says which part of a list to read.
-type Page struct {
-	Limit int       // the most items; 50 when 0
-	After domain.ID // the last item of the page before; zero for the first page
-}
-
-const defaultLimit = 50
-
-func (p Page) limit() int {
-	if p.Limit <= 0 {
-		return defaultLimit
-	}
-	return p.Limit
-}
-
-// List is one page.
-type List[T any] struct {
-	Items []T       // never nil
-	Next  domain.ID // Page.After of the next page; zero when this is the last one
-}
-
-// newList cuts off the item that was read only to learn whether there is more.
-func newList[T any](items []T, p Page, id func(T) domain.ID) List[T] {
-	l := List[T]{Items: items}
-	if len(items) > p.limit() {
-		l.Items = items[:p.limit()]
-		l.Next = id(l.Items[len(l.Items)-1])
-	}
-	return l
 }
 
 // maxAttempts bounds how often a write is tried again.
