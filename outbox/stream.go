@@ -46,38 +46,13 @@ func (s *session) stream(soft, hard context.Context, pub *publisher) error {
 	if points.floor, err = s.takeXid(soft); err != nil {
 		return err
 	}
-	cfg, err := replicationConfig(s.cfg.PostgresURL, s.cfg.name())
+	r, err := s.openStream(soft, from)
 	if err != nil {
 		return err
 	}
-	r := &streamReader{session: s, at: from, start: from.LSN}
-	cfg.BuildFrontend = func(rd io.Reader, w io.Writer) *pgproto3.Frontend {
-		r.ahead = bufio.NewReaderSize(rd, readBuffer)
-		return pgproto3.NewFrontend(r.ahead, w)
-	}
-	conn, err := pgconn.ConnectConfig(soft, cfg)
-	if err != nil {
-		return fmt.Errorf("connect to PostgreSQL for replication: %w", err)
-	}
-	defer closeConn(conn)
-	name := s.cfg.slotName()
-	err = pglogrepl.StartReplication(soft, conn, name, pglogrepl.LSN(from.LSN), pglogrepl.StartReplicationOptions{
-		Mode:       pglogrepl.LogicalReplication,
-		PluginArgs: []string{"proto_version '1'", "publication_names '" + name + "'", "binary 'true'"},
-	})
-	if err != nil {
-		return fmt.Errorf("start to stream from replication slot %s: %w", name, err)
-	}
-	// Now that the slot is in use nobody can replace it. PostgreSQL would
-	// silently have begun later than asked.
-	if info, err := s.slotInfo(soft); err != nil {
-		return err
-	} else if info.confirmed > from.LSN {
-		return fmt.Errorf("replication slot %s was moved from %s to %s meanwhile", name, from.LSN, info.confirmed)
-	}
-	r.conn = conn
+	defer closeConn(r.conn)
 	s.setState(StateStreaming)
-	f := &feedback{session: s, conn: conn, wake: make(chan struct{}, 1)}
+	f := &feedback{session: s, conn: r.conn, wake: make(chan struct{}, 1)}
 	f.confirmed.Store(uint64(from.LSN))
 	r.answer = f.poke
 	pub.committed = func(p progress) { f.confirmed.Store(uint64(p.LSN)); f.poke() }
@@ -93,6 +68,41 @@ func (s *session) stream(soft, hard context.Context, pub *publisher) error {
 		return s.phase(soft, hard, pub, r.run)
 	})
 	return g.Wait()
+}
+
+// openStream starts the replication after what is published.
+func (s *session) openStream(ctx context.Context, from progress) (*streamReader, error) {
+	cfg, err := replicationConfig(s.cfg.PostgresURL, s.cfg.name())
+	if err != nil {
+		return nil, err
+	}
+	r := &streamReader{session: s, at: from, start: from.LSN}
+	cfg.BuildFrontend = func(rd io.Reader, w io.Writer) *pgproto3.Frontend {
+		r.ahead = bufio.NewReaderSize(rd, readBuffer)
+		return pgproto3.NewFrontend(r.ahead, w)
+	}
+	if r.conn, err = pgconn.ConnectConfig(ctx, cfg); err != nil {
+		return nil, fmt.Errorf("connect to PostgreSQL for replication: %w", err)
+	}
+	name := s.cfg.slotName()
+	err = pglogrepl.StartReplication(ctx, r.conn, name, pglogrepl.LSN(from.LSN), pglogrepl.StartReplicationOptions{
+		Mode:       pglogrepl.LogicalReplication,
+		PluginArgs: []string{"proto_version '1'", "publication_names '" + name + "'", "binary 'true'"},
+	})
+	if err != nil {
+		err = fmt.Errorf("start to stream from replication slot %s: %w", name, err)
+	} else if info, ierr := s.slotInfo(ctx); ierr != nil {
+		err = ierr
+	} else if info.confirmed > from.LSN {
+		// Now that the slot is in use nobody can replace it. PostgreSQL would
+		// silently have begun later than asked.
+		err = fmt.Errorf("replication slot %s was moved from %s to %s meanwhile", name, from.LSN, info.confirmed)
+	}
+	if err != nil {
+		closeConn(r.conn)
+		return nil, err
+	}
+	return r, nil
 }
 
 // checkSlot compares the slot with the progress that is to be streamed from.

@@ -9,6 +9,9 @@
 // The actions are kill (SIGKILL to itself: nothing is cleaned up), stop
 // (SIGSTOP: the process is paused until somebody continues it) and error ([Hit]
 // returns [ErrInjected] once). The number says at which pass, 1 if left out.
+//
+// With the tag, OUTFLOW_MUTANT names a defence that is left out, so that tests
+// can show that they would notice: code asks [Mutant].
 package failpoint
 
 import "errors"
@@ -25,6 +28,9 @@ const (
 
 // Env is the variable that says what happens where.
 const Env = "OUTFLOW_FAILPOINTS"
+
+// MutantEnv is the variable that names the defence to leave out.
+const MutantEnv = "OUTFLOW_MUTANT"
 
 // ErrInjected is what the action "error" makes [Hit] return.
 var ErrInjected = errors.New("injected failure")

@@ -77,3 +77,6 @@ func Hit(name string) error {
 	}
 	return fmt.Errorf("%s: %w", name, ErrInjected)
 }
+
+// Mutant reports whether the named defence is to be left out.
+func Mutant(name string) bool { return os.Getenv(MutantEnv) == name }
