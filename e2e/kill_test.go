@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -31,40 +32,32 @@ func TestKilledPartsLoseNothing(t *testing.T) {
 
 	// The kills hang on how many writes were made, not on time: the first copy
 	// of each part dies and comes back in the first half, the second in the
-	// second half, and once both at the same moment.
-	type kill struct {
-		after  int64
-		part   string
-		copies []int
-	}
+	// second half, and at the end both at the same moment.
 	random := rand.New(rand.NewPCG(7, 11))
-	var kills []kill
+	plan := &killPlan{}
 	for _, part := range killed {
-		kills = append(kills,
-			kill{200 + random.Int64N(600), part, []int{0}},
-			kill{1000 + random.Int64N(400), part, []int{1}},
-			kill{1500 + random.Int64N(400), part, []int{0, 1}})
+		plan.add(200+random.Int64N(600), part, 0)
+		plan.add(1000+random.Int64N(400), part, 1)
+		plan.add(1500+random.Int64N(400), part, 0, 1)
 	}
-	var made atomic.Int64
 	var killing sync.WaitGroup
-	live := map[string][]*process{}
-	for part, ps := range s.parts {
-		live[part] = append([]*process{}, ps...)
-	}
 	for _, part := range killed {
+		live := slices.Clone(s.parts[part])
 		killing.Go(func() {
-			for _, k := range kills {
+			for _, k := range plan.kills {
 				if k.part != part {
 					continue
 				}
-				for made.Load() < k.after {
-					time.Sleep(time.Millisecond) // waits for the writers, who count
+				<-k.due
+				for _, i := range k.copies {
+					live[i].awaitMember()
 				}
 				for _, i := range k.copies {
-					live[part][i].kill()
+					live[i].kill()
 				}
+				close(k.done)
 				for _, i := range k.copies {
-					live[part][i] = start(t, s.environ(), "outflow", part)
+					live[i] = start(t, s.environ(), "outflow", part)
 				}
 			}
 		})
@@ -73,9 +66,9 @@ func TestKilledPartsLoseNothing(t *testing.T) {
 	failures := make(chan error, writers)
 	for w := range writers {
 		writing.Go(func() {
-			if err := writeALot(s.client, rand.New(rand.NewPCG(42, uint64(w))), w, writes/writers, &made); err != nil {
+			if err := writeALot(s.client, rand.New(rand.NewPCG(42, uint64(w))), w, writes/writers, plan); err != nil {
 				failures <- err
-				made.Store(writes) // lets the killers end
+				plan.wrote(writes) // lets the killers end
 			}
 		})
 	}
@@ -93,9 +86,65 @@ func TestKilledPartsLoseNothing(t *testing.T) {
 	requireEveryMailArrived(t, s.client, 4)
 }
 
+// killPlan says after how many writes which copies of which part die. Writers
+// wait for a kill that is due, so that it falls where the plan says.
+type killPlan struct {
+	kills []*plannedKill
+	made  atomic.Int64
+}
+
+type plannedKill struct {
+	after     int64
+	part      string
+	copies    []int
+	once      sync.Once
+	due, done chan struct{}
+}
+
+func (p *killPlan) add(after int64, part string, copies ...int) {
+	p.kills = append(p.kills, &plannedKill{after: after, part: part, copies: copies, due: make(chan struct{}), done: make(chan struct{})})
+}
+
+// wrote counts n writes, and returns when every kill that this makes due has
+// happened.
+func (p *killPlan) wrote(n int64) {
+	made := p.made.Add(n)
+	for _, k := range p.kills {
+		if made >= k.after {
+			k.once.Do(func() { close(k.due) })
+			<-k.done
+		}
+	}
+}
+
+// awaitMember waits until a worker has partitions. kfake never forgets a
+// member that died while it joined for the first time, and keeps partitions
+// for it; Kafka forgets it after the session timeout.
+func (p *process) awaitMember() {
+	p.t.Helper()
+	if strings.HasSuffix(p.name, " relay") {
+		return
+	}
+	deadline := time.After(patience)
+	for {
+		more := p.out.changed()
+		if strings.Contains(p.out.String(), "partitions assigned") {
+			return
+		}
+		select {
+		case <-more:
+		case <-p.done:
+			return
+		case <-deadline:
+			p.t.Errorf("%s never got partitions", p.name)
+			return
+		}
+	}
+}
+
 // writeALot makes n writes: customers, orders, changes, cancellations and
 // deletions, at random but the same for the same seed.
-func writeALot(c *client, random *rand.Rand, writer, n int, made *atomic.Int64) error {
+func writeALot(c *client, random *rand.Rand, writer, n int, plan *killPlan) error {
 	var customers, orders []domain.ID
 	create := func(path string, body any, ids *[]domain.ID) error {
 		r, err := c.try("POST", path, body)
@@ -145,7 +194,7 @@ func writeALot(c *client, random *rand.Rand, writer, n int, made *atomic.Int64) 
 		if err != nil {
 			return err
 		}
-		made.Add(1)
+		plan.wrote(1)
 	}
 	return nil
 }
