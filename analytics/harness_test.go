@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"github.com/twmb/franz-go/pkg/kgo"
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 	"go.uber.org/goleak"
@@ -22,7 +21,6 @@ import (
 	"outflow/domain"
 	"outflow/internal/consumer"
 	"outflow/internal/events"
-	"outflow/internal/kafkatest"
 	"outflow/internal/mongofake"
 )
 
@@ -292,5 +290,3 @@ func (d *deliveries) next(ctx context.Context, w *Worker) error {
 	}
 	return nil
 }
-
-func kafkaOpts() []kgo.Opt { return kafkatest.Opts() }

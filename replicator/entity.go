@@ -6,9 +6,9 @@ import (
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
-	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
 	"outflow/domain"
+	"outflow/internal/mongodb"
 )
 
 // EntityCollection is where the entities of one aggregate type are kept.
@@ -38,44 +38,21 @@ var EntityCollections = []EntityCollection{
 // live is what a view shows: a tombstone has a deleted_at, an entity has none.
 var live = mongo.Pipeline{{{Key: "$match", Value: bson.D{{Key: "deleted_at", Value: bson.D{{Key: "$exists", Value: false}}}}}}}
 
-// prepare makes collections, indexes and views that aren't there, and returns
-// the identity of every base collection.
-func prepare(ctx context.Context, db *mongo.Database) (map[string]string, error) {
+const positionsCollection = "_positions"
+
+// prepare makes collections, indexes and views that aren't there.
+func prepare(ctx context.Context, db *mongo.Database) error {
 	for _, e := range EntityCollections {
-		if err := db.CreateCollection(ctx, e.Base); err != nil && !hasCode(err, codeNamespaceExists) {
-			return nil, fmt.Errorf("create collection %s: %w", e.Base, err)
-		}
 		var models []mongo.IndexModel
 		for _, keys := range e.indexes {
 			models = append(models, mongo.IndexModel{Keys: keys})
 		}
-		if _, err := db.Collection(e.Base).Indexes().CreateMany(ctx, models); err != nil {
-			return nil, fmt.Errorf("create the indexes of %s: %w", e.Base, err)
+		if err := mongodb.Create(ctx, db, e.Base, models...); err != nil {
+			return err
 		}
-		if err := db.CreateView(ctx, e.View, e.Base, live); err != nil && !hasCode(err, codeNamespaceExists) {
-			return nil, fmt.Errorf("create view %s: %w", e.View, err)
-		}
-	}
-	if err := db.CreateCollection(ctx, positionsCollection); err != nil && !hasCode(err, codeNamespaceExists) {
-		return nil, fmt.Errorf("create collection %s: %w", positionsCollection, err)
-	}
-	return identities(ctx, db)
-}
-
-// identities returns which collections there are, by their UUID: one that was
-// dropped and came back is another. Where a server has no UUIDs, a collection
-// that is there has the identity "there".
-func identities(ctx context.Context, db *mongo.Database) (map[string]string, error) {
-	all, err := db.ListCollectionSpecifications(ctx, bson.D{}, options.ListCollections())
-	if err != nil {
-		return nil, fmt.Errorf("list the collections: %w", err)
-	}
-	found := map[string]string{}
-	for _, c := range all {
-		found[c.Name] = "there"
-		if c.UUID != nil {
-			found[c.Name] = fmt.Sprintf("%x", c.UUID.Data)
+		if err := db.CreateView(ctx, e.View, e.Base, live); err != nil && !mongodb.HasCode(err, mongodb.CodeNamespaceExists) {
+			return fmt.Errorf("create view %s: %w", e.View, err)
 		}
 	}
-	return found, nil
+	return nil
 }

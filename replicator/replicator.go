@@ -2,18 +2,14 @@ package replicator
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.mongodb.org/mongo-driver/v2/mongo"
-	"go.mongodb.org/mongo-driver/v2/mongo/options"
-	"go.mongodb.org/mongo-driver/v2/mongo/writeconcern"
-	"go.mongodb.org/mongo-driver/v2/x/mongo/driver/connstring"
 
 	"outflow/internal/consumer"
 	"outflow/internal/events"
+	"outflow/internal/mongodb"
 )
 
 // Config says what to replicate and to where. Brokers and MongoURI are
@@ -27,29 +23,21 @@ type Config struct {
 	Kafka     []kgo.Opt        // further options of the Kafka clients
 }
 
-const (
-	selectTimeout  = 5 * time.Second  // how long to look for a server that can be written to
-	requestTimeout = 30 * time.Second // how long one bulk write may take
-)
-
 // Replicator keeps a replica. Several may run on one database.
 type Replicator struct {
-	client    *options.ClientOptions
-	database  string
-	db        *mongo.Database // while it runs
-	positions *positions
+	target    mongodb.Target
+	db        *mongo.Database   // while it runs
+	bases     map[string]string // topic -> base collection
+	positions *mongodb.Positions
 	consumer  *consumer.Consumer
 }
 
 // New returns a replicator, which does nothing until it is run. It returns an
 // error when the URI is wrong.
 func New(cfg Config) (*Replicator, error) {
-	uri, err := connstring.ParseAndValidate(cfg.MongoURI)
+	target, err := mongodb.Parse(cfg.MongoURI, "outflow replicator")
 	if err != nil {
-		return nil, fmt.Errorf("read the MongoDB URI: %w", err)
-	}
-	if uri.Database == "" {
-		return nil, errNoDatabase
+		return nil, err
 	}
 	if cfg.Namespace == "" {
 		cfg.Namespace = events.DefaultNamespace
@@ -60,21 +48,12 @@ func New(cfg Config) (*Replicator, error) {
 	if cfg.MaxBatch == 0 {
 		cfg.MaxBatch = 1000
 	}
-	r := &Replicator{
-		client: options.Client().ApplyURI(cfg.MongoURI).SetAppName("outflow replicator").
-			SetServerSelectionTimeout(selectTimeout).SetWriteConcern(writeconcern.Majority()),
-		database: uri.Database,
-	}
-	if err := r.client.Validate(); err != nil {
-		return nil, fmt.Errorf("read the MongoDB URI: %w", err)
-	}
+	r := &Replicator{target: target, bases: map[string]string{}, positions: &mongodb.Positions{Logger: cfg.Logger}}
 	var topics []string
-	bases := map[string]string{}
 	for _, e := range EntityCollections {
 		topics = append(topics, cfg.Namespace.Topic(e.Aggregate))
-		bases[cfg.Namespace.Topic(e.Aggregate)] = e.Base
+		r.bases[cfg.Namespace.Topic(e.Aggregate)] = e.Base
 	}
-	r.positions = &positions{bases: bases, logger: cfg.Logger, known: map[consumer.Partition]position{}}
 	r.consumer = consumer.New(consumer.Config{
 		Brokers: cfg.Brokers, Group: cfg.Namespace.Group("replicator"), Topics: topics, Handler: r.handle,
 		MaxBatch: cfg.MaxBatch, Positions: r.positions, Logger: cfg.Logger, Client: cfg.Kafka,
@@ -87,20 +66,36 @@ func New(cfg Config) (*Replicator, error) {
 // [consumer.DataLossError] when Kafka no longer has the events that the replica
 // needs next.
 func (r *Replicator) Run(ctx context.Context) (err error) {
-	client, err := mongo.Connect(r.client)
+	db, closing, err := r.target.Open()
 	if err != nil {
-		return fmt.Errorf("configure the MongoDB client: %w", err)
+		return err
 	}
 	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), selectTimeout)
-		defer cancel()
-		if cerr := client.Disconnect(ctx); err == nil && cerr != nil {
-			err = fmt.Errorf("disconnect from MongoDB: %w", cerr)
+		if cerr := closing(ctx); err == nil {
+			err = cerr
 		}
 	}()
-	r.db = client.Database(r.database)
-	r.positions.db = r.db
+	r.use(db)
 	return r.consumer.Run(ctx)
+}
+
+func (r *Replicator) use(db *mongo.Database) {
+	r.db = db
+	r.positions.Collection = db.Collection(positionsCollection)
+	r.positions.Identify = func(ctx context.Context) (map[string]string, error) {
+		found, err := mongodb.Identities(ctx, db)
+		byTopic := map[string]string{}
+		for topic, base := range r.bases {
+			byTopic[topic] = found[base]
+		}
+		return byTopic, err
+	}
+	r.positions.Prepare = func(ctx context.Context) (map[string]string, error) {
+		if err := prepare(ctx, db); err != nil {
+			return nil, err
+		}
+		return r.positions.Identify(ctx)
+	}
 }
 
 // Stats counts what the replicator did since it was made.

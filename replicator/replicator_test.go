@@ -13,6 +13,7 @@ import (
 	"outflow/domain"
 	"outflow/internal/consumer"
 	"outflow/internal/kafkatest"
+	"outflow/internal/mongodb"
 	"outflow/internal/mongofake"
 )
 
@@ -171,7 +172,7 @@ func TestReplicatorsThatComeAndGoUnderLoadEndEqual(t *testing.T) {
 		}
 		for p := range int32(3) {
 			end, _ := ends.Lookup(s.Namespace.Topic(domain.AggregateCustomer), p)
-			var at position
+			var at mongodb.Position
 			id := fmt.Sprintf("%s/%d", s.Namespace.Topic(domain.AggregateCustomer), p)
 			if s.db.Collection(positionsCollection).FindOne(context.Background(), bson.D{{Key: "_id", Value: id}}).Decode(&at) != nil || at.Next != end.Offset {
 				return false
@@ -248,7 +249,7 @@ func TestLostAnswers(t *testing.T) {
 func TestAWriteThatMetAnotherIsTriedAgain(t *testing.T) {
 	s := newSystem(t)
 	s.needFake()
-	conflict := s.fake.Fault(mongofake.Fault{Command: "update", Collection: "_customers", Count: 2, Code: codeWriteConflict, Kind: mongofake.WriteError, Index: -1})
+	conflict := s.fake.Fault(mongofake.Fault{Command: "update", Collection: "_customers", Count: 2, Code: mongodb.CodeWriteConflict, Kind: mongofake.WriteError, Index: -1})
 	s.run()
 	s.Publish(t, customer(1, 1))
 	s.eventually("tries", func() bool { return conflict.Hits() == 2 })
@@ -260,12 +261,12 @@ func TestAWriteThatMetAnotherIsTriedAgain(t *testing.T) {
 func TestAZombieCannotMoveAPosition(t *testing.T) {
 	s := newSystem(t)
 	at := consumer.Partition{Topic: s.Namespace.Topic(domain.AggregateCustomer), Partition: 1}
-	save := func(p *positions, next int64) error {
+	save := func(p *mongodb.Positions, next int64) error {
 		return p.Save(t.Context(), map[consumer.Partition]consumer.Position{at: {Log: "log", Next: next}})
 	}
-	load := func() *positions {
+	load := func() *mongodb.Positions {
 		r := s.replicator()
-		r.positions.db = s.db
+		r.use(s.db)
 		_, err := r.positions.Load(t.Context(), []consumer.Partition{at})
 		require.NoError(t, err)
 		return r.positions

@@ -8,6 +8,7 @@ import (
 
 	"outflow/domain"
 	"outflow/internal/consumer"
+	"outflow/internal/mongodb"
 	"outflow/internal/mongofake"
 )
 
@@ -17,8 +18,7 @@ func TestFirstWritesRace(t *testing.T) {
 	s := newSystem(t)
 	r := s.replicator()
 	r.db = s.db
-	_, err := prepare(t.Context(), s.db)
-	require.NoError(t, err)
+	require.NoError(t, prepare(t.Context(), s.db))
 	const rounds, width = 50, 20
 	for round := range rounds {
 		var racing sync.WaitGroup
@@ -58,7 +58,7 @@ func TestADuplicateKeyNeedNotBeStale(t *testing.T) {
 		return []*write{{id: id(1).String(), version: version, document: doc}}
 	}
 	require.NoError(t, r.store(t.Context(), "_customers", at(1))[0])
-	s.fake.Fault(mongofake.Fault{Command: "update", Count: 1, Code: codeDuplicateKey, Kind: mongofake.WriteError})
+	s.fake.Fault(mongofake.Fault{Command: "update", Count: 1, Code: mongodb.CodeDuplicateKey, Kind: mongofake.WriteError})
 	require.NoError(t, r.store(t.Context(), "_customers", at(2))[0])
 	require.Equal(t, int64(2), s.version("_customers", id(1)))
 	require.NoError(t, r.store(t.Context(), "_customers", at(1))[0], "stale, which is no error")
