@@ -19,6 +19,10 @@ import (
 // Config is what the API can be told. The zero value is useful.
 type Config struct {
 	Logger *slog.Logger // slog.Default() when nil
+
+	// RequireIfMatch refuses a PUT, PATCH or DELETE that doesn't say which
+	// version it is for.
+	RequireIfMatch bool
 }
 
 // api routes requests to operations and pages.
@@ -26,6 +30,8 @@ type api struct {
 	mux         *http.ServeMux
 	huma        huma.API
 	logger      *slog.Logger
+	cfg         Config
+	cursors     *cursors
 	crossOrigin *http.CrossOriginProtection
 	methods     map[string][]string // of each path, without the trailing slash
 }
@@ -42,6 +48,8 @@ func New(s *store.Store, cfg Config) http.Handler {
 	a := &api{
 		mux:         http.NewServeMux(),
 		logger:      cfg.Logger,
+		cfg:         cfg,
+		cursors:     &cursors{secret: s.Secret},
 		crossOrigin: http.NewCrossOriginProtection(),
 		methods:     map[string][]string{},
 	}
@@ -127,7 +135,7 @@ var errNoSuchPath = &refusal{code: codeNoSuchPath, detail: "there is no such pat
 
 // ServeHTTP implements [http.Handler].
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	x := newExchange(w, r, a.logger)
+	x := newExchange(w, r, a)
 	defer func() {
 		p := recover()
 		if p == nil {

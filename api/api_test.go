@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"outflow/api"
+	"outflow/domain"
 	"outflow/internal/pgtest"
 	"outflow/store"
 )
@@ -25,8 +26,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m, pgtest.IgnoreServer()) }
 // server is the API over a database of its own.
 type server struct {
 	*httptest.Server
-	t   testing.TB
-	log *logged
+	t     testing.TB
+	log   *logged
+	store *store.Store
 }
 
 func start(t testing.TB) *server {
@@ -55,7 +57,7 @@ func serve(t testing.TB, s *store.Store, opts ...func(*http.Server)) *server {
 	}
 	srv.Start()
 	t.Cleanup(srv.Close)
-	return &server{Server: srv, t: t, log: log}
+	return &server{Server: srv, t: t, log: log, store: s}
 }
 
 // logged is what the server logs.
@@ -154,6 +156,7 @@ func (a answer) problem(status int, slug string) []string {
 		Type, Title, Detail, Instance string
 		Status                        int
 		RequestID                     string `json:"request_id"`
+		OrderStatus                   string `json:"order_status"`
 		Errors                        []struct{ Location, Message string }
 	}
 	d := json.NewDecoder(strings.NewReader(a.Raw))
@@ -182,6 +185,13 @@ func (s *server) customer(email string) map[string]any {
 func (s *server) order(customer any) map[string]any {
 	s.t.Helper()
 	return s.do("POST", "/api/orders", orderOf(customer)).is(201).object()
+}
+
+// confirm decides an order, as the confirmer does.
+func (s *server) confirm(order map[string]any) {
+	s.t.Helper()
+	id := domain.MustParseID(order["id"].(string))
+	require.NoError(s.t, s.store.DecideOrders(s.t.Context(), []domain.ID{id}, func(domain.ID) domain.Metadata { return domain.Metadata{} })[0])
 }
 
 func orderOf(customer any) map[string]any {

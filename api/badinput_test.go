@@ -121,14 +121,14 @@ func TestParametersThatAreRefused(t *testing.T) {
 		customers + "?limit=":                     {"query.limit must be an integer of at least 1"},
 		customers + "?limit=1.5":                  {"query.limit must be an integer of at least 1"},
 		customers + "?limit=%2B5":                 {"query.limit must be an integer of at least 1"},
-		customers + "?limit=x&cursor=y":           {"query.limit must be an integer of at least 1", "query.cursor must be the next_cursor of this list"},
-		customers + "?cursor=":                    {"query.cursor must be the next_cursor of this list"},
-		customers + "?cursor=AAAA":                {"query.cursor must be the next_cursor of this list"},
+		customers + "?limit=x&cursor=y":           {"query.limit must be an integer of at least 1", "query.cursor must be the next_cursor of this list, with the same sort and filters"},
+		customers + "?cursor=":                    {"query.cursor must be the next_cursor of this list, with the same sort and filters"},
+		customers + "?cursor=AAAA":                {"query.cursor must be the next_cursor of this list, with the same sort and filters"},
 		customers + "?limit=1&limit=2":            {"query.limit must be given once"},
 		customers + "?limits=1&a%40b=2&c%40d=3":   {"query has a parameter that is not known here", "query.limits is not known here"},
 		customers + "?limit=%zz":                  {"query must be form-encoded"},
 		customer + "?fields=name":                 {"query.fields is not known here"},
-		customer + "/events?limit=0&cursor=" + "": {"query.limit must be an integer of at least 1", "query.cursor must be the next_cursor of this list"},
+		customer + "/events?limit=0&cursor=" + "": {"query.limit must be an integer of at least 1", "query.cursor must be the next_cursor of this list, with the same sort and filters"},
 	} {
 		require.Equal(t, want, s.do("GET", path, nil).problem(422, "invalid"), path)
 	}

@@ -1,6 +1,8 @@
 package api
 
 import (
+	"context"
+
 	"outflow/domain"
 	"outflow/store"
 )
@@ -17,12 +19,18 @@ func customers(s *store.Store) entity[domain.Customer, domain.CustomerInput] {
 		validate:  domain.CustomerInput.Validate,
 		create:    s.CreateCustomer,
 		get:       s.Customer,
-		list:      s.Customers,
-		update:    s.UpdateCustomer,
-		remove:    s.DeleteCustomer,
-		history:   s.History,
+		list: func(p *params) lister[domain.Customer] {
+			f := customerFilter(p)
+			return func(ctx context.Context, page store.Page) (store.List[domain.Customer], error) {
+				return s.Customers(ctx, f, page)
+			}
+		},
+		update:  s.UpdateCustomer,
+		remove:  s.DeleteCustomer,
+		history: s.History,
 		docs: entityDocs{
 			tag: "Customers", one: "customer", One: "Customer",
+			sorts: customerSorts, filters: customerFilterDocs(),
 			creating: "Creates a customer, who is welcomed by mail.",
 			deleting: "Deletes a customer without open orders (placed, confirmed).",
 			input:    exampleCustomerInput, change: map[string]any{"phone": nil, "address": map[string]any{"city": "Oxford"}}, resource: exampleCustomer,

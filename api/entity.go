@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"strconv"
 
 	"outflow/domain"
 	"outflow/store"
@@ -25,7 +24,7 @@ type entity[T, In any] struct {
 
 	create  func(context.Context, In, domain.Metadata) (T, error)
 	get     func(context.Context, domain.ID) (T, error)
-	list    func(context.Context, store.Page) (store.List[T], error)
+	list    func(*params) lister[T] // with the filters of a request
 	update  func(context.Context, domain.ID, store.Precondition, func(T) (In, error), domain.Metadata) (T, error)
 	remove  func(context.Context, domain.ID, store.Precondition, domain.Metadata) error
 	history func(ctx context.Context, aggregateType string, id domain.ID, afterVersion int64, limit int) ([]domain.Event, int64, error)
@@ -72,11 +71,14 @@ func (e *entity[T, In]) handleGet(x *exchange) error {
 	if err != nil {
 		return err
 	}
+	if done, err := x.unchanged(e.version(&t)); done || err != nil {
+		return err
+	}
 	return e.reply(x, &t)
 }
 
 func (e *entity[T, In]) handleReplace(x *exchange) error {
-	id, err := x.id()
+	id, pre, err := x.target()
 	if err != nil {
 		return err
 	}
@@ -88,7 +90,7 @@ func (e *entity[T, In]) handleReplace(x *exchange) error {
 	if err := e.read(replacing, &v, &in, nil); err != nil {
 		return err
 	}
-	t, err := e.update(x.r.Context(), id, store.Precondition{}, func(T) (In, error) { return in, nil }, x.metadata())
+	t, err := e.update(x.r.Context(), id, pre, func(T) (In, error) { return in, nil }, x.metadata())
 	if err != nil {
 		return err
 	}
@@ -98,7 +100,7 @@ func (e *entity[T, In]) handleReplace(x *exchange) error {
 // handlePatch decides inside the store's update: when others change the
 // resource meanwhile, the patch is applied again, to what they left.
 func (e *entity[T, In]) handlePatch(x *exchange) error {
-	id, err := x.id()
+	id, pre, err := x.target()
 	if err != nil {
 		return err
 	}
@@ -111,7 +113,7 @@ func (e *entity[T, In]) handlePatch(x *exchange) error {
 		err := e.read(merging, &v, &in, &current)
 		return in, err
 	}
-	t, err := e.update(x.r.Context(), id, store.Precondition{}, patch, x.metadata())
+	t, err := e.update(x.r.Context(), id, pre, patch, x.metadata())
 	if err != nil {
 		return err
 	}
@@ -119,18 +121,18 @@ func (e *entity[T, In]) handlePatch(x *exchange) error {
 }
 
 func (e *entity[T, In]) handleDelete(x *exchange) error {
-	id, err := x.id()
+	id, pre, err := x.target()
 	if err != nil {
 		return err
 	}
-	if err := e.remove(x.r.Context(), id, store.Precondition{}, x.metadata()); err != nil {
+	if err := e.remove(x.r.Context(), id, pre, x.metadata()); err != nil {
 		return err
 	}
 	x.WriteHeader(x.route.DefaultStatus)
 	return nil
 }
 
-func (e *entity[T, In]) handleList(x *exchange) error { return replyList(x, e.aggregate, e.list) }
+func (e *entity[T, In]) handleList(x *exchange) error { return replyList(x, e.docs.sorts, e.list) }
 
 // read decodes a body over in; current is the resource that a PATCH is for.
 func (e *entity[T, In]) read(m mode, v *value, in *In, current *T) error {
@@ -140,6 +142,6 @@ func (e *entity[T, In]) read(m mode, v *value, in *In, current *T) error {
 }
 
 func (e *entity[T, In]) reply(x *exchange, t *T) error {
-	x.Header().Set("ETag", `"`+strconv.FormatInt(e.version(t), 10)+`"`)
+	x.Header().Set("ETag", etag(e.version(t)))
 	return x.reply(t)
 }

@@ -55,6 +55,9 @@ func exampleEvent(d *entityDocs) event {
 
 func exampleProblem(t *problemType, op *huma.Operation) problem {
 	p := problem{Type: t.uri(), Title: t.title, Status: t.status, Detail: t.title + ".", Instance: op.Path, RequestID: exampleRequestID}
+	if t.code == domain.CodeOrderState {
+		p.State = string(domain.OrderStatusCancelled)
+	}
 	if t.code == domain.CodeInvalid {
 		switch {
 		case op.RequestBody != nil:

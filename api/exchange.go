@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 
 	"outflow/domain"
+	"outflow/store"
 )
 
 // maxBody is the largest body, in bytes.
@@ -31,6 +32,7 @@ const (
 type exchange struct {
 	http.ResponseWriter
 	r           *http.Request
+	api         *api
 	logger      *slog.Logger
 	route       *route
 	query       url.Values
@@ -39,8 +41,8 @@ type exchange struct {
 	answered    bool
 }
 
-func newExchange(w http.ResponseWriter, r *http.Request, logger *slog.Logger) *exchange {
-	x := &exchange{ResponseWriter: w, r: r, logger: logger, requestID: r.Header.Get("X-Request-Id")}
+func newExchange(w http.ResponseWriter, r *http.Request, a *api) *exchange {
+	x := &exchange{ResponseWriter: w, r: r, api: a, logger: a.logger, requestID: r.Header.Get("X-Request-Id")}
 	if !requestID(x.requestID) {
 		x.requestID = uuid.Must(uuid.NewV7()).String()
 	}
@@ -117,6 +119,17 @@ func (x *exchange) id() (domain.ID, error) {
 		return id, badParams(fieldProblem{"path.id", "must be a UUID"})
 	}
 	return id, nil
+}
+
+// target returns the id that the path names and what the request demands of
+// what has it.
+func (x *exchange) target() (domain.ID, store.Precondition, error) {
+	id, err := x.id()
+	if err != nil {
+		return id, store.Precondition{}, err
+	}
+	pre, err := x.precondition()
+	return id, pre, err
 }
 
 // body reads the request's body as JSON of one of the types.
@@ -226,9 +239,12 @@ func (x *exchange) send(status int, contentType string, v any) {
 	_, _ = x.Write(b.Bytes()) // a client that is gone is nobody's error
 }
 
+// cacheControl lets clients keep what they got and ask whether it is current.
+const cacheControl = "private, no-cache"
+
 // reply answers with the operation's own status.
 func (x *exchange) reply(v any) error {
-	x.Header().Set("Cache-Control", "private, no-cache")
+	x.Header().Set("Cache-Control", cacheControl)
 	x.send(x.route.DefaultStatus, typeJSON, v)
 	return nil
 }

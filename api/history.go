@@ -3,7 +3,6 @@ package api
 import (
 	"encoding/binary"
 	"encoding/json"
-	"math"
 	"time"
 
 	"outflow/domain"
@@ -36,15 +35,13 @@ func (e *entity[T, In]) handleHistory(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	cursor := e.aggregate + ".events"
-	limit, after, err := x.page(cursor, 8)
+	limit, after, err := x.page(&params{query: x.query})
 	if err != nil {
 		return err
 	}
 	version := int64(0)
 	if after != nil {
-		// A cursor that nobody was given may say anything; no version is that high.
-		version = int64(min(binary.BigEndian.Uint64(after), math.MaxInt64))
+		version = int64(binary.BigEndian.Uint64(after))
 	}
 	events, next, err := e.history(x.r.Context(), e.aggregate, id, version, limit)
 	if err != nil {
@@ -55,7 +52,9 @@ func (e *entity[T, In]) handleHistory(x *exchange) error {
 		body.Data[i] = shown(&events[i])
 	}
 	if next != 0 {
-		body.NextCursor = new(encodeCursor(cursor, versionCursor(next)))
+		if body.NextCursor, err = x.next(binary.BigEndian.AppendUint64(nil, uint64(next))); err != nil {
+			return err
+		}
 	}
 	return x.reply(body)
 }

@@ -113,6 +113,10 @@ func TestEveryOperationIsDocumented(t *testing.T) {
 			for status, r := range op.Responses {
 				require.NotEmpty(t, r.Description, at+" "+status)
 				require.Contains(t, r.Headers, "X-Request-Id", at)
+				if status == "304" {
+					require.Empty(t, r.Content, at)
+					continue
+				}
 				if status[0] == '2' {
 					require.True(t, status == "204" || len(r.Content["application/json"].Examples["example"].Value) > 0, at)
 					continue
@@ -122,7 +126,7 @@ func TestEveryOperationIsDocumented(t *testing.T) {
 			}
 		}
 	}
-	require.Len(t, ids, 18)
+	require.Len(t, ids, 20)
 }
 
 // TestExamplesAreTrue takes the documented requests at their word.
@@ -163,6 +167,12 @@ func TestEveryOperationAnswersWithATrailingSlash(t *testing.T) {
 					id = o["id"].(string)
 				case method == "DELETE":
 					s.do("POST", at("/api/orders/%s/cancel", o), nil).is(200)
+				}
+				if op.OperationID == "fulfilOrder" || op.OperationID == "refundOrder" {
+					s.confirm(o)
+				}
+				if op.OperationID == "refundOrder" {
+					s.do("POST", at("/api/orders/%s/fulfil", o), nil).is(200)
 				}
 				if method == "DELETE" && strings.HasPrefix(path, "/api/orders") {
 					s.do("POST", at("/api/orders/%s/cancel", o), nil).is(200)

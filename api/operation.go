@@ -21,6 +21,9 @@ type entityDocs struct {
 	changing string // what changing one means
 	deleting string // what deleting one means
 
+	sorts   []string      // what lists can be sorted by; the first is the default
+	filters []*huma.Param // what lists can be filtered by
+
 	input, change, resource any // examples
 
 	// What may stand in the way, beyond what all operations have in common.
@@ -39,7 +42,8 @@ func (d *entityDocs) create(path string) huma.Operation {
 func (d *entityDocs) get(path string) huma.Operation {
 	op := d.operation("get"+d.One, http.MethodGet, path, "Get "+article(d.one), "Returns the "+d.one+" as it is now.")
 	d.gives(&op, "The "+d.one+".")
-	return refuses(op, domain.CodeInvalid, domain.CodeNotFound)
+	op.Responses["304"] = &huma.Response{Description: "It is the one that If-None-Match names.", Headers: op.Responses["200"].Headers}
+	return refuses(conditional(op), domain.CodeInvalid, domain.CodeNotFound)
 }
 
 func (d *entityDocs) replace(path string) huma.Operation {
@@ -49,7 +53,7 @@ func (d *entityDocs) replace(path string) huma.Operation {
 			"When nothing changes, the version stays and there is no event. "+d.changing)
 	d.takes(&op, d.One+"Replacement", d.input, typeJSON)
 	d.gives(&op, "The "+d.one+" as it is now.")
-	return refuses(op, append(writing(true), slices.Concat([]domain.Code{domain.CodeNotFound}, d.updateProblems)...)...)
+	return refuses(conditional(op), append(writing(true), slices.Concat([]domain.Code{domain.CodeNotFound}, d.updateProblems)...)...)
 }
 
 func (d *entityDocs) patch(path string) huma.Operation {
@@ -59,25 +63,31 @@ func (d *entityDocs) patch(path string) huma.Operation {
 			"When nothing changes, the version stays and there is no event. "+d.changing)
 	d.takes(&op, d.One+"Patch", d.change, typeMergePatch, typeJSON)
 	d.gives(&op, "The "+d.one+" as it is now.")
-	return refuses(op, append(writing(true), slices.Concat([]domain.Code{domain.CodeNotFound}, d.updateProblems)...)...)
+	return refuses(conditional(op), append(writing(true), slices.Concat([]domain.Code{domain.CodeNotFound}, d.updateProblems)...)...)
 }
 
 func (d *entityDocs) remove(path string) huma.Operation {
 	op := d.operation("delete"+d.One, http.MethodDelete, path, "Delete "+article(d.one), d.deleting+" Its events stay readable.")
 	op.DefaultStatus = http.StatusNoContent
 	op.Responses["204"] = &huma.Response{Description: "It is deleted.", Headers: commonHeaders()}
-	return refuses(op, append(writing(false), slices.Concat([]domain.Code{domain.CodeNotFound}, d.deleteProblems)...)...)
+	return refuses(conditional(op), append(writing(false), slices.Concat([]domain.Code{domain.CodeNotFound}, d.deleteProblems)...)...)
 }
 
 func (d *entityDocs) list(path string) huma.Operation {
-	op := d.operation("list"+d.tag, http.MethodGet, path, "List "+d.one+"s", "Lists all "+d.one+"s, oldest first, page by page.")
+	op := d.operation("list"+d.tag, http.MethodGet, path, "List "+d.one+"s", "Lists "+d.one+"s, page by page; oldest first unless sort says otherwise. "+
+		"Each filter that is given leaves out more. The pages stay the same when others are created meanwhile.")
+	d.filtered(&op)
+	if d.one != domain.AggregateCustomer {
+		op.Parameters = append(op.Parameters, inQuery("customer_id", "Only orders of this customer.", uuidSchema("")))
+	}
 	d.givesList(&op, d.One+"List", d.resource)
 	return refuses(op, domain.CodeInvalid)
 }
 
 // listOfCustomer documents a list of what belongs to a customer.
 func (d *entityDocs) listOfCustomer(path string) huma.Operation {
-	op := d.operation("listCustomer"+d.tag, http.MethodGet, path, "List a customer's "+d.one+"s", "Lists the customer's "+d.one+"s, oldest first, page by page.")
+	op := d.operation("listCustomer"+d.tag, http.MethodGet, path, "List a customer's "+d.one+"s", "Lists the customer's "+d.one+"s, page by page; oldest first unless sort says otherwise.")
+	d.filtered(&op)
 	d.givesList(&op, d.One+"List", d.resource)
 	return refuses(op, domain.CodeInvalid, domain.CodeNotFound)
 }
@@ -91,10 +101,51 @@ func (d *entityDocs) history(path string) huma.Operation {
 }
 
 func (d *entityDocs) cancel(path string) huma.Operation {
-	op := d.operation("cancel"+d.One, http.MethodPost, path, "Cancel "+article(d.one),
-		"Cancels a placed or confirmed "+d.one+", and tells the customer by mail. The request has no body, or an empty object.")
-	d.gives(&op, "The cancelled "+d.one+".")
-	return refuses(op, append(writing(true), domain.CodeNotFound, domain.CodeOrderState, domain.CodeWriteConflict)...)
+	return d.action("cancel", path, "Cancels a placed or confirmed order, and tells the customer by mail.")
+}
+
+func (d *entityDocs) fulfil(path string) huma.Operation {
+	return d.action("fulfil", path, "Marks a confirmed order as fulfilled.")
+}
+
+func (d *entityDocs) refund(path string) huma.Operation {
+	return d.action("refund", path, "Marks a fulfilled order as refunded, in full.")
+}
+
+func (d *entityDocs) action(verb, path, description string) huma.Operation {
+	op := d.operation(verb+d.One, http.MethodPost, path, strings.ToUpper(verb[:1])+verb[1:]+" "+article(d.one),
+		description+" The request has no body, or an empty object.")
+	d.gives(&op, "The "+d.one+" as it is now.")
+	return refuses(conditional(op), append(writing(true), domain.CodeNotFound, domain.CodeOrderState, domain.CodeWriteConflict)...)
+}
+
+// conditional documents the conditions that a request may have.
+func conditional(op huma.Operation) huma.Operation {
+	match := "Do this only if the resource is at one of these versions, told by their ETags; * takes any. A weak tag is never the one."
+	none := "Do this only if the resource is at none of these versions; * is for one that isn't there."
+	switch op.Method {
+	case http.MethodGet:
+		none = "Answer with 304 and without a body if the resource is at one of these versions, told by their ETags; * is for any."
+	case http.MethodPut, http.MethodPatch, http.MethodDelete:
+		match += " A server may be configured to require it."
+	}
+	inHeader := func(name, description string) *huma.Param {
+		return &huma.Param{Name: name, In: "header", Description: description,
+			Schema: pattern("", `^(\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$`)}
+	}
+	op.Parameters = append(op.Parameters, inHeader("If-Match", match), inHeader("If-None-Match", none))
+	return op
+}
+
+// filtered documents what a list can be filtered and sorted by.
+func (d *entityDocs) filtered(op *huma.Operation) {
+	sort := enum("", withReverse(d.sorts)...)
+	sort.Default = d.sorts[0]
+	op.Parameters = append(op.Parameters, d.filters...)
+	op.Parameters = append(op.Parameters,
+		inQuery("sort", "What the list is ordered by; with - in front the other way round.", sort),
+		inQuery("include_total", "Whether to count how many the whole list has. That takes longer, the more there are.",
+			&huma.Schema{Type: huma.TypeBoolean, Default: false}))
 }
 
 func healthDocs(id, path, summary, description, status string, problems ...domain.Code) huma.Operation {
@@ -144,9 +195,11 @@ func (d *entityDocs) givesList(op *huma.Operation, schema string, item any) {
 			Description: fmt.Sprintf("The most items to return. More than %d counts as %d.", maxLimit, maxLimit),
 			Schema:      &huma.Schema{Type: huma.TypeInteger, Minimum: new(1.0), Default: defaultLimit}},
 		&huma.Param{Name: "cursor", In: "query",
-			Description: "The next_cursor of the page before; without it the list begins at its beginning.",
+			Description: "The next_cursor of the page before, with the same sort and filters; without it the list begins at its beginning.",
 			Schema:      &huma.Schema{Type: huma.TypeString}})
-	op.Responses["200"] = &huma.Response{Description: "One page.", Headers: commonHeaders(),
+	headers := commonHeaders()
+	headers["Link"] = header("The next page (RFC 8288); absent on the last one.", "<"+op.Path+`?cursor=...>; rel="next"`)
+	op.Responses["200"] = &huma.Response{Description: "One page.", Headers: headers,
 		Content: content(typeJSON, schema, list[any]{Data: []any{item}})}
 }
 
@@ -164,6 +217,12 @@ func refuses(op huma.Operation, codes ...domain.Code) huma.Operation {
 	codes = append(codes, codeInternal)
 	if op.Method != http.MethodDelete {
 		codes = append(codes, codeNotAcceptable)
+	}
+	if slices.ContainsFunc(op.Parameters, func(p *huma.Param) bool { return p.Name == "If-Match" }) {
+		codes = append(codes, domain.CodeVersionMismatch)
+		if op.Method == http.MethodPut || op.Method == http.MethodPatch || op.Method == http.MethodDelete {
+			codes = append(codes, codePreconditionRequired)
+		}
 	}
 	if strings.HasPrefix(op.Path, "/api/") {
 		codes = append(codes, domain.CodeUnavailable)

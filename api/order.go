@@ -20,14 +20,18 @@ func orders(s *store.Store) entity[domain.Order, domain.OrderInput] {
 		validate:  domain.OrderInput.Validate,
 		create:    s.PlaceOrder,
 		get:       s.Order,
-		list: func(ctx context.Context, p store.Page) (store.List[domain.Order], error) {
-			return s.Orders(ctx, domain.ID{}, p)
+		list: func(p *params) lister[domain.Order] {
+			f := orderFilter(p)
+			return func(ctx context.Context, page store.Page) (store.List[domain.Order], error) {
+				return s.Orders(ctx, f, page)
+			}
 		},
 		update:  s.UpdateOrder,
 		remove:  s.DeleteOrder,
 		history: s.History,
 		docs: entityDocs{
 			tag: "Orders", one: "order", One: "Order",
+			sorts: orderSorts, filters: orderFilterDocs(),
 			creating: "Places an order of a customer. It begins as placed, and is confirmed or rejected within moments; the customer is told by mail.",
 			changing: "An order can be changed while it is placed; its customer can't be changed.",
 			deleting: "Deletes an order that is in a final state: rejected, cancelled, fulfilled or refunded.",
@@ -46,30 +50,36 @@ func orderRoutes(e *entity[domain.Order, domain.OrderInput], s *store.Store) []r
 		if err != nil {
 			return err
 		}
-		return replyList(x, "customer.orders", func(ctx context.Context, p store.Page) (store.List[domain.Order], error) {
-			if id.IsZero() { // to the store that means all customers
-				return store.List[domain.Order]{}, &domain.Error{Code: domain.CodeNotFound, Message: "there is no such customer"}
+		return replyList(x, e.docs.sorts, func(p *params) lister[domain.Order] {
+			f := orderFilter(p)
+			return func(ctx context.Context, page store.Page) (store.List[domain.Order], error) {
+				return s.OrdersOf(ctx, id, f, page)
 			}
-			return s.Orders(ctx, id, p)
 		})
 	}
-	cancel := func(x *exchange) error {
-		id, err := x.id()
+	return []route{
+		{Operation: e.docs.listOfCustomer("/api/customers/{id}/orders"), handle: ofCustomer},
+		{Operation: e.docs.cancel("/api/orders/{id}/cancel"), handle: action(e, s.CancelOrder)},
+		{Operation: e.docs.fulfil("/api/orders/{id}/fulfil"), handle: action(e, s.FulfilOrder)},
+		{Operation: e.docs.refund("/api/orders/{id}/refund"), handle: action(e, s.RefundOrder)},
+	}
+}
+
+// action handles an operation that brings an order to another status.
+func action(e *entity[domain.Order, domain.OrderInput], do func(context.Context, domain.ID, store.Precondition, domain.Metadata) (domain.Order, error)) func(*exchange) error {
+	return func(x *exchange) error {
+		id, pre, err := x.target()
 		if err != nil {
 			return err
 		}
 		if err := x.noBody(); err != nil {
 			return err
 		}
-		order, err := s.CancelOrder(x.r.Context(), id, store.Precondition{}, x.metadata())
+		order, err := do(x.r.Context(), id, pre, x.metadata())
 		if err != nil {
 			return err
 		}
 		return e.reply(x, &order)
-	}
-	return []route{
-		{Operation: e.docs.listOfCustomer("/api/customers/{id}/orders"), handle: ofCustomer},
-		{Operation: e.docs.cancel("/api/orders/{id}/cancel"), handle: cancel},
 	}
 }
 

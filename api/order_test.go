@@ -105,7 +105,7 @@ func TestOrdersAreListed(t *testing.T) {
 	s.do("GET", "/api/customers/0193a5c2-7c00-7a52-8f3e-5d1c9b7e4a60/orders", nil).problem(404, "not-found")
 
 	lists := s.do("GET", "/api/orders?limit=1", nil).object()["next_cursor"].(string)
-	require.Equal(t, []string{"query.cursor must be the next_cursor of this list"},
+	require.Equal(t, []string{"query.cursor must be the next_cursor of this list, with the same sort and filters"},
 		s.do("GET", "/api/customers?cursor="+lists, nil).problem(422, "invalid"), "a cursor belongs to its list")
 }
 

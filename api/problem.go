@@ -23,6 +23,8 @@ const (
 	codeMethodNotAllowed domain.Code = "method_not_allowed"
 	codeTimeout          domain.Code = "request_timeout"
 	codeCrossOrigin      domain.Code = "cross_origin"
+
+	codePreconditionRequired domain.Code = "precondition_required"
 )
 
 // problemType is a type of problem, as RFC 9457 means it: stable, and
@@ -61,11 +63,13 @@ var problemTypes = []problemType{
 	{domain.CodeOpenOrders, http.StatusConflict, "The customer has open orders",
 		"A customer with placed or confirmed orders can't be deleted. Cancel the orders, or wait until they are fulfilled or rejected."},
 	{domain.CodeOrderState, http.StatusConflict, "The order's status forbids this",
-		"detail says which status the order has. An order can be changed while it is placed, cancelled while it is placed or confirmed, and deleted once it is rejected, cancelled, fulfilled or refunded."},
+		"order_status says which status the order has. An order can be changed while it is placed, cancelled while it is placed or confirmed, fulfilled once it is confirmed, refunded once it is fulfilled, and deleted once it is rejected, cancelled, fulfilled or refunded."},
 	{domain.CodeWriteConflict, http.StatusConflict, "Too many changes at once",
 		"Others kept changing the same resource while this request was being served. Nothing was changed; send the request again."},
 	{domain.CodeVersionMismatch, http.StatusPreconditionFailed, "The resource has another version",
-		"The resource is not at the version that the request demands: someone changed it meanwhile. Nothing was changed; read it again."},
+		"The resource is not at the version that If-Match demands, or is at one that If-None-Match excludes: someone changed it meanwhile. Nothing was changed; read it again."},
+	{codePreconditionRequired, http.StatusPreconditionRequired, "The request must name a version",
+		"This server takes a PUT, PATCH or DELETE only with If-Match, so that nobody overwrites what they have not seen. Read the resource and send its ETag in If-Match; * takes any version."},
 	{domain.CodeTooLarge, http.StatusRequestEntityTooLarge, "The change is too large to be published",
 		"The event of this change would be larger than the event log takes. Nothing was changed."},
 	{domain.CodeUnavailable, http.StatusServiceUnavailable, "The service is not available",
@@ -95,6 +99,7 @@ type refusal struct {
 	code   domain.Code
 	detail string
 	errors []fieldProblem
+	state  string    // with CodeOrderState: the order's status
 	header [2]string // a header that belongs to it, and its value
 }
 
@@ -114,6 +119,7 @@ type problem struct {
 	Detail    string         `json:"detail"`
 	Instance  string         `json:"instance"`
 	RequestID string         `json:"request_id"`
+	State     string         `json:"order_status,omitempty"`
 	Errors    []fieldProblem `json:"errors,omitempty"`
 }
 
@@ -140,7 +146,7 @@ func (x *exchange) fail(err error) {
 	h.Set("Cache-Control", "no-store")
 	x.send(t.status, problemJSON, problem{
 		Type: t.uri(), Title: t.title, Status: t.status, Detail: sentence(r.detail),
-		Instance: x.r.URL.EscapedPath(), RequestID: x.requestID, Errors: r.errors,
+		Instance: x.r.URL.EscapedPath(), RequestID: x.requestID, Errors: r.errors, State: r.state,
 	})
 }
 
@@ -158,7 +164,7 @@ func refused(err error) *refusal {
 	if !ok {
 		return &refusal{code: codeInternal, detail: "the request could not be served; the server has logged why"}
 	}
-	r := &refusal{code: e.Code, detail: e.Message}
+	r := &refusal{code: e.Code, detail: e.Message, state: e.State}
 	seen := make(map[domain.Field]bool, len(e.Fields))
 	for _, f := range e.Fields {
 		// What is missing has no other problem worth telling.

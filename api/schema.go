@@ -53,7 +53,7 @@ func schemas() map[string]*huma.Schema {
 	}
 	computedOfOrder := with(computed, properties{
 		"total":  readOnly(integer("The sum of quantity times unit price, in minor units of the currency.", 0, domain.MaxAmount)),
-		"status": readOnly(enum("Where the order is on its way.", "placed", "confirmed", "rejected", "fulfilled", "refunded", "cancelled")),
+		"status": readOnly(enum("Where the order is on its way.", orderStatuses...)),
 		"reason": readOnly(enum("Why it was rejected; absent unless it was.", domain.ReasonCustomerSuspended, domain.ReasonCustomerClosed, domain.ReasonCustomerDeleted)),
 	})
 	line := func(what string) *huma.Schema { return characters(what, 0, domain.MaxAddressPart) }
@@ -75,7 +75,7 @@ func schemas() map[string]*huma.Schema {
 			"name":  characters("How the customer is addressed.", 1, domain.MaxName),
 			"email": email(), "phone": optional(characters("Free text: people write 1-800-FLOWERS.", 0, domain.MaxPhone)),
 			"address": ref("Address" + suffix), "spending_limit": ref("Money" + suffix),
-			"status":   optional(enum("Only the orders of active customers are confirmed.", "active", "suspended", "closed")),
+			"status":   optional(enum("Only the orders of active customers are confirmed.", customerStatuses...)),
 			"metadata": optional(metadata(input)),
 		}
 	}
@@ -118,10 +118,14 @@ func schemas() map[string]*huma.Schema {
 		"Health": record("How the service is.", properties{"status": enum("What is the case.", "live", "ready")}, "status"),
 	}
 	for _, one := range []string{"Customer", "Order", "Event"} {
-		all[one+"List"] = record("One page of a list.", properties{
-			"data":        {Type: huma.TypeArray, Items: ref(one), Description: "The items, oldest first."},
+		page := properties{
+			"data":        {Type: huma.TypeArray, Items: ref(one), Description: "The items, in the list's order."},
 			"next_cursor": nullable(characters("The cursor of the next page; null on the last one.", 0, 0)),
-		}, "data", "next_cursor")
+		}
+		if one != "Event" {
+			page["total"] = integer("How many the whole list has, if include_total asks for it.", 0, 0)
+		}
+		all[one+"List"] = record("One page of a list.", page, "data", "next_cursor")
 	}
 	return all
 }
@@ -153,13 +157,14 @@ func eventSchema() *huma.Schema {
 
 func problemSchema() *huma.Schema {
 	s := record("What went wrong (RFC 9457).", properties{
-		"type":       {Type: huma.TypeString, Format: "uri-reference", Description: "Which kind of problem; explained under this URI."},
-		"title":      characters("The kind of problem, for people.", 0, 0),
-		"status":     integer("The status of the response.", 400, 599),
-		"detail":     characters("This problem, for people.", 0, 0),
-		"instance":   {Type: huma.TypeString, Format: "uri-reference", Description: "The path that was asked for."},
-		"request_id": characters("The request's id, as in X-Request-Id and in the server's log.", 0, 0),
-		"errors":     {Type: huma.TypeArray, Items: ref("FieldProblem"), Description: "All that is wrong with the request, when it is not valid."},
+		"type":         {Type: huma.TypeString, Format: "uri-reference", Description: "Which kind of problem; explained under this URI."},
+		"title":        characters("The kind of problem, for people.", 0, 0),
+		"status":       integer("The status of the response.", 400, 599),
+		"detail":       characters("This problem, for people.", 0, 0),
+		"instance":     {Type: huma.TypeString, Format: "uri-reference", Description: "The path that was asked for."},
+		"request_id":   characters("The request's id, as in X-Request-Id and in the server's log.", 0, 0),
+		"order_status": enum("With order-state: the status that the order has.", orderStatuses...),
+		"errors":       {Type: huma.TypeArray, Items: ref("FieldProblem"), Description: "All that is wrong with the request, when it is not valid."},
 	}, "type", "title", "status", "detail", "instance", "request_id")
 	return s
 }

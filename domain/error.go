@@ -27,6 +27,7 @@ type Error struct {
 	Code    Code
 	Message string  // one plain sentence without submitted values
 	Fields  []Field // with CodeInvalid: every problem that was found
+	State   string  // with CodeOrderState: the status that the order has
 	Err     error   // the cause; never shown to callers
 }
 

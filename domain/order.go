@@ -199,7 +199,7 @@ func (o Order) become(event string, next Order, now time.Time) Change[Order] {
 }
 
 func stateError(what string, s OrderStatus) error {
-	return &Error{Code: CodeOrderState, Message: fmt.Sprintf("an order that is %s can't be %s", s, what)}
+	return &Error{Code: CodeOrderState, State: string(s), Message: fmt.Sprintf("an order that is %s can't be %s", s, what)}
 }
 
 // total sums the items; false when the sum leaves int64.

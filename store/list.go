@@ -57,9 +57,9 @@ type List[T any] struct {
 	Total int64  // how many the whole list has, if Page.Count asks for it
 }
 
-// Period is the time from one moment on and before another one; a zero time
-// leaves its end open.
-type Period struct{ From, Before time.Time }
+// Period is the time from one moment on and before another one; nil leaves its
+// end open.
+type Period struct{ From, Before *time.Time }
 
 // CustomerFilter selects the customers that have all of what is set.
 type CustomerFilter struct {
@@ -124,11 +124,11 @@ func (q *query) add(sql string, args ...any) {
 }
 
 func (q *query) period(column string, p Period) {
-	if !p.From.IsZero() {
-		q.add(" AND "+column+" >= ?", timeOf(p.From))
+	if p.From != nil {
+		q.add(" AND "+column+" >= ?", timeOf(*p.From))
 	}
-	if !p.Before.IsZero() {
-		q.add(" AND "+column+" < ?", timeOf(p.Before))
+	if p.Before != nil {
+		q.add(" AND "+column+" < ?", timeOf(*p.Before))
 	}
 }
 
