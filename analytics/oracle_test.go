@@ -136,13 +136,7 @@ func (o *oracle) series(metric Metric, step time.Duration, w Window) Series {
 		if !part.From.Before(part.To) {
 			continue
 		}
-		p := Point{From: at, To: at.Add(step)}
-		if p.From.Before(w.From) {
-			p.From = w.From
-		}
-		if p.To.After(w.To) {
-			p.To = w.To
-		}
+		p := Point{Start: at}
 		if metric == MetricOrders {
 			p.Orders = new(int64)
 		} else {

@@ -35,8 +35,7 @@ type Series struct {
 
 // Point is one hour or day of a series.
 type Point struct {
-	From    time.Time      `json:"from"`
-	To      time.Time      `json:"to"`
+	Start   time.Time      `json:"start"`            // of the hour or day
 	Orders  *int64         `json:"orders,omitempty"` // MetricOrders: how many were confirmed and not cancelled
 	Revenue []domain.Money `json:"revenue,omitzero"` // MetricRevenue: per currency, refunds taken off
 }
@@ -67,13 +66,7 @@ func (r *Reader) Timeseries(ctx context.Context, metric Metric, step, window tim
 	s := Series{Window: v.Window, Metric: metric, Points: []Point{}}
 	span := v.span()
 	for at := span.start.Truncate(step); at.Before(span.end); at = at.Add(step) {
-		p := Point{From: at, To: at.Add(step)}
-		if p.From.Before(s.From) {
-			p.From = s.From
-		}
-		if p.To.After(s.To) {
-			p.To = s.To
-		}
+		p := Point{Start: at}
 		all := revenue(steps[at])
 		if metric == MetricOrders {
 			p.Orders = new(int64)
