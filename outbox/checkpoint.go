@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"outflow/domain"
+	"outflow/internal/failpoint"
 )
 
 // A stream's progress is a log position, which is worth nothing once the slot
@@ -151,6 +152,9 @@ func (s *session) exclude(ctx context.Context, p *progress) (*exclusion, error) 
 	}
 	e := &exclusion{xids: map[uint64]bool{}, ids: map[domain.ID]struct{}{}}
 	for _, x := range p.Xids {
+		if failpoint.Mutant("relay.no-xids") {
+			break
+		}
 		e.xids[x] = true
 	}
 	began := time.Now()
@@ -160,7 +164,7 @@ func (s *session) exclude(ctx context.Context, p *progress) (*exclusion, error) 
 				continue
 			}
 			var id domain.ID
-			if err := id.UnmarshalText(h.Value); err == nil {
+			if err := id.UnmarshalText(h.Value); err == nil && !failpoint.Mutant("relay.no-scan") {
 				e.ids[id] = struct{}{}
 			}
 		}

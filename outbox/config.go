@@ -43,7 +43,7 @@ type Config struct {
 	// StandbyInterval is how often a standby tries to take over; default 500 ms.
 	StandbyInterval time.Duration
 	// LeaseTimeout is after how long without a sign of life PostgreSQL ends the
-	// session that makes a relay the active one; default 8 s.
+	// session that makes a relay the active one; default 6 s.
 	LeaseTimeout time.Duration
 	// TransactionTimeout is after how long the broker aborts a transaction that
 	// nobody ends. It bounds how long relaying one huge PostgreSQL transaction
@@ -78,7 +78,7 @@ func (c Config) withDefaults() Config {
 	c.PollInterval = cmp.Or(c.PollInterval, 50*time.Millisecond)
 	c.IdleInterval = cmp.Or(c.IdleInterval, 5*time.Second)
 	c.StandbyInterval = cmp.Or(c.StandbyInterval, 500*time.Millisecond)
-	c.LeaseTimeout = cmp.Or(c.LeaseTimeout, 8*time.Second)
+	c.LeaseTimeout = cmp.Or(c.LeaseTimeout, 6*time.Second)
 	c.TransactionTimeout = cmp.Or(c.TransactionTimeout, 5*time.Minute)
 	c.checkpointInterval = cmp.Or(c.checkpointInterval, time.Second)
 	c.catchUpBytes = cmp.Or(c.catchUpBytes, 64<<20)

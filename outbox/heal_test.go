@@ -1,14 +1,12 @@
 package outbox
 
 import (
-	"context"
 	"errors"
 	"math/rand/v2"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"outflow/internal/kafkatest"
@@ -117,77 +115,6 @@ func TestInvalidatedSlotHeals(t *testing.T) {
 	r = w.run(t, quick)
 	r.await(t, "healed", func(s Stats) bool { return s.Heals == 1 && s.State == StateStreaming })
 	wr.write(t, 50)
-	w.equal(t)
-}
-
-// A transaction that waits for a synchronous standby is in the log, and so on
-// Kafka, long before any snapshot shows it. Healing must not repeat it when it
-// becomes visible.
-func TestHealingLeavesOutWhatIsPublishedButNotVisible(t *testing.T) {
-	t.Parallel()
-	for name, interval := range map[string]time.Duration{"named by the checkpoint": 10 * time.Millisecond, "past the checkpoint": time.Hour} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			healPublishedNotVisible(t, interval)
-		})
-	}
-}
-
-func healPublishedNotVisible(t *testing.T, interval time.Duration) {
-	t.Helper()
-	slowly := func(c *Config) { quick(c); c.checkpointInterval = interval }
-	server := pgtest.NewServer(t)
-	w := &world{db: server.DB(t), kafka: kafkatest.Start(t)}
-	admin, err := pgx.Connect(t.Context(), server.URL())
-	require.NoError(t, err)
-	defer func() { _ = admin.Close(context.Background()) }()
-	exec := func(sql string) {
-		t.Helper()
-		_, err := admin.Exec(t.Context(), sql)
-		require.NoError(t, err)
-	}
-	exec(`ALTER SYSTEM SET synchronous_commit = local`)
-	exec(`ALTER SYSTEM SET synchronous_standby_names = 'nobody'`)
-	exec(`SELECT pg_reload_conf()`)
-	wr := w.writer(t, 5)
-	r := w.run(t, slowly)
-	r.awaitState(t, StateStreaming)
-	wr.write(t, 5)
-	r.await(t, "published", func(s Stats) bool { return s.Published == 5 })
-
-	waiting, err := pgx.Connect(t.Context(), w.db.URL)
-	require.NoError(t, err)
-	defer func() { _ = waiting.Close(context.Background()) }()
-	slow := w.writer(t, 1)
-	committed := make(chan error, 1)
-	go func() {
-		_, err := waiting.Exec(context.Background(), `SET synchronous_commit = on`)
-		if err == nil {
-			_, err = waiting.Exec(context.Background(), change, slow.aggregates[0])
-		}
-		committed <- err
-	}()
-	r.await(t, "published", func(s Stats) bool { return s.Published == 6 })
-	var visible int
-	require.NoError(t, w.db.Pool.QueryRow(t.Context(), `SELECT count(*) FROM outbox`).Scan(&visible))
-	require.Equal(t, 5, visible)
-	wr.write(t, 5)
-	r.await(t, "published", func(s Stats) bool { return s.Published == 11 })
-	w.dropSlot(t)
-	r.await(t, "healing", func(s Stats) bool { return s.Heals == 1 && s.State == StateCatchingUp })
-	wr.write(t, 5)
-	r.await(t, "published", func(s Stats) bool { return s.Published == 16 })
-	// On the way back the relay is replaced.
-	require.NoError(t, r.stop())
-	r = w.run(t, slowly)
-	wr.write(t, 5)
-	r.await(t, "published", func(s Stats) bool { return s.Published == 5 })
-	require.Equal(t, StateCatchingUp, r.Stats().State)
-	exec(`ALTER SYSTEM SET synchronous_standby_names = ''`)
-	exec(`SELECT pg_reload_conf()`)
-	require.NoError(t, <-committed)
-	r.awaitState(t, StateStreaming)
-	wr.write(t, 5)
 	w.equal(t)
 }
 

@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -74,9 +75,13 @@ type publisher struct {
 // one can publish: the one whose first id is newer.
 func (s *session) newPublisher(ctx context.Context) (*publisher, error) {
 	p := &publisher{session: s, last: time.Now()}
+	name := s.cfg.name()
+	if failpoint.Mutant("relay.unfenced") {
+		name += rand.Text()
+	}
 	for i := range transactionalIDs {
 		k, err := kgo.NewClient(s.cfg.kafkaOpts(
-			kgo.TransactionalID(fmt.Sprintf("%s-%d", s.cfg.name(), i)),
+			kgo.TransactionalID(fmt.Sprintf("%s-%d", name, i)),
 			kgo.TransactionTimeout(s.cfg.TransactionTimeout),
 			kgo.RequiredAcks(kgo.AllISRAcks()),
 			kgo.ProducerLinger(0),
@@ -143,10 +148,15 @@ func (p *publisher) wait(ctx context.Context, in <-chan chunk) (chunk, bool, err
 		case <-ctx.Done():
 			return chunk{}, false, context.Cause(ctx)
 		case c, ok := <-in:
+			if failpoint.Mutant("relay.early-confirm") && p.committed != nil && c.marked {
+				p.committed(c.at)
+			}
 			if !ok || len(c.records) > 0 || len(p.carry) > 0 || c.force {
 				return c, ok, nil
 			}
-			p.idle = &c
+			if !failpoint.Mutant("relay.no-idle") {
+				p.idle = &c
+			}
 		case <-due:
 			return *p.idle, true, nil
 		}
@@ -201,7 +211,7 @@ func (p *publisher) transaction(ctx context.Context, c chunk, in <-chan chunk) e
 		}
 		// A transaction that is open in the middle waits for its end: there is
 		// no other edge to commit at.
-		if !open && len(in) == 0 {
+		if (!open || failpoint.Mutant("relay.split")) && len(in) == 0 {
 			break
 		}
 		select {
@@ -239,11 +249,15 @@ func (p *publisher) transaction(ctx context.Context, c chunk, in <-chan chunk) e
 	if err := p.at(failpoint.RelayCommitted); err != nil {
 		return err
 	}
+	checkpoint := p.points != nil && at.PrevLSN != p.done.PrevLSN
 	p.done, p.last, p.idle = at, time.Now(), nil
 	p.update(func(s *Stats) {
 		s.Published += int64(n)
 		s.Transactions++
 		s.LastCommit = p.last
+		if checkpoint {
+			s.Checkpoint = p.last
+		}
 		s.LSN = at.LSN.String()
 		s.Lag = 0
 		if !committedAt.IsZero() {

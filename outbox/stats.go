@@ -26,6 +26,7 @@ type Stats struct {
 	Transactions int64     // Kafka transactions that this relay has committed
 	LeftOut      int64     // rows that another transaction had written than the one that brought them
 	LastCommit   time.Time // of a Kafka transaction
+	Checkpoint   time.Time // of the last one, while streaming
 	LSN          string    // up to where everything is published, while streaming
 	Lag          time.Duration
 	Heals        int64  // slots that were lost and replaced
