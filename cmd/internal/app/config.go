@@ -35,6 +35,7 @@ type Config struct {
 	SMTPTimeout      time.Duration `env:"OUTFLOW_SMTP_TIMEOUT" envDefault:"30s" doc:"how long sending one mail may take; a notifier that died holds its mail up a little longer"`
 	MailFrom         string        `env:"OUTFLOW_MAIL_FROM" envDefault:"outflow <orders@outflow.example>" doc:"the sender of every mail"`
 	Listen           string        `env:"OUTFLOW_LISTEN" envDefault:"127.0.0.1:8000" doc:"where the API listens, unless --listen says otherwise"`
+	RequireIfMatch   bool          `env:"OUTFLOW_REQUIRE_IF_MATCH" envDefault:"false" doc:"refuse a PUT, PATCH or DELETE that doesn't say in If-Match which version it is for"`
 	RelayGroup       string        `env:"OUTFLOW_RELAY_GROUP" envDefault:"main" doc:"relays of one group stand by for each other and share a replication slot"`
 	LogLevel         string        `env:"OUTFLOW_LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`
 	LogFormat        string        `env:"OUTFLOW_LOG_FORMAT" envDefault:"text" doc:"text or json"`
@@ -99,6 +100,8 @@ func noun(t reflect.Type) string {
 	switch t {
 	case reflect.TypeFor[int]():
 		return " (a whole number)"
+	case reflect.TypeFor[bool]():
+		return " (true or false)"
 	case reflect.TypeFor[time.Duration]():
 		return " (such as 30s or 5m)"
 	}

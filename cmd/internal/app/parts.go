@@ -49,7 +49,7 @@ func APIOn(ln net.Listener, cfg Config, log *slog.Logger) (Part, error) {
 		return Part{}, errors.Join(err, ln.Close())
 	}
 	var requests atomic.Int64
-	handler := api.New(store.New(pool, store.Config{}), api.Config{Logger: log})
+	handler := api.New(store.New(pool, store.Config{}), api.Config{Logger: log, RequireIfMatch: cfg.RequireIfMatch})
 	counted := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		requests.Add(1)
 		handler.ServeHTTP(w, r)
