@@ -163,39 +163,92 @@ func freePort(t *testing.T) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// Until a message is in the dead-letter topic, it isn't done.
+// refuse lets requests of a kind that are about a topic fail until it is told
+// to stop. It counts them.
+func refuse(k *kafkatest.Kafka, key kmsg.Key, topic string) (refused *atomic.Int64, stop func()) {
+	refused = new(atomic.Int64)
+	var off atomic.Bool
+	k.Fake.ControlKey(int16(key), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		if off.Load() {
+			return nil, nil, false
+		}
+		k.Fake.KeepControl()
+		about := func(name string, id [16]byte) bool {
+			info := k.Fake.TopicIDInfo(id)
+			return name == topic || info != nil && info.Topic == topic
+		}
+		hit := false
+		switch req := req.(type) {
+		case *kmsg.ProduceRequest:
+			for _, t := range req.Topics {
+				hit = hit || about(t.Topic, t.TopicID)
+			}
+		case *kmsg.FetchRequest:
+			for _, t := range req.Topics {
+				hit = hit || about(t.Topic, t.TopicID)
+			}
+		}
+		if !hit {
+			return nil, nil, false
+		}
+		refused.Add(1)
+		return nil, errors.New("cut the connection"), true
+	})
+	return refused, func() { off.Store(true) }
+}
+
+// Until a message is in the dead-letter topic and its key is noted, it isn't
+// done; however often that is tried, it is parked once.
 func TestParkingFailsForAWhile(t *testing.T) {
 	server(t)
 	k := kafkatest.Fake(t)
 	k.CreateTopics(t, 1)
-	dead := k.Namespace.Group("worker") + ".dlq"
-	var failing atomic.Bool
-	failing.Store(true)
-	var refused atomic.Int64
-	k.Fake.ControlKey(int16(kmsg.Produce), func(req kmsg.Request) (kmsg.Response, error, bool) {
-		k.Fake.KeepControl()
-		produce := req.(*kmsg.ProduceRequest)
-		for _, topic := range produce.Topics {
-			info := k.Fake.TopicIDInfo(topic.TopicID)
-			if failing.Load() && (topic.Topic == dead || info != nil && info.Topic == dead) {
-				refused.Add(1)
-				return nil, errors.New("cut the connection"), true
-			}
-		}
-		return nil, nil, false
-	})
 	var g gate
 	g.from.Store(1)
+	refused, stop := refuse(k, kmsg.Produce, k.Namespace.Group("worker")+".dlq")
 	run(t, consumer.New(config(t, k, consumer.Each(4, g.handle))))
 	k.Publish(t, event(1, 1), event(2, 1), event(1, 2))
 	eventually(t, "tries", func() bool { return refused.Load() > 2 })
 	committed, err := k.Admin().FetchOffsets(t.Context(), k.Namespace.Group("worker"))
 	require.NoError(t, err)
 	require.Zero(t, sum(committed))
-	failing.Store(false)
+	stop()
 	caughtUp(t, k, 3)
 	all, err := letters(t, k).List(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []int64{0, 2}, offsetsOf(all))
 	require.Equal(t, []int64{1}, g.of(2))
+
+	refused, stop = refuse(k, kmsg.Produce, k.Namespace.Group("worker")+".parked")
+	k.Publish(t, event(1, 3), event(3, 1))
+	eventually(t, "tries", func() bool { return refused.Load() > 2 })
+	stop()
+	caughtUp(t, k, 5)
+	all, err = letters(t, k).List(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []int64{0, 2, 3}, offsetsOf(all))
+}
+
+// A member that gets a partition must know which keys are parked before it
+// handles anything of it, however slow that is to find out.
+func TestParkedKeysAreKnownBeforeAnythingIsHandled(t *testing.T) {
+	server(t)
+	k := kafkatest.Fake(t)
+	k.CreateTopics(t, 1)
+	var g gate
+	g.from.Store(2)
+	cfg := config(t, k, consumer.Each(4, g.handle))
+	stop := run(t, consumer.New(cfg))
+	k.Publish(t, event(1, 1), event(1, 2))
+	caughtUp(t, k, 2)
+	require.NoError(t, stop())
+	g.from.Store(0)
+	k.Publish(t, event(1, 3))
+
+	refused, show := refuse(k, kmsg.Fetch, k.Namespace.Group("worker")+".parked")
+	run(t, consumer.New(cfg))
+	eventually(t, "tries", func() bool { return refused.Load() > 3 })
+	show()
+	caughtUp(t, k, 3)
+	require.Equal(t, []int64{1}, g.of(1))
 }
