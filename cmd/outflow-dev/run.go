@@ -140,7 +140,7 @@ func buildParts(ln net.Listener, cfg app.Config, log *slog.Logger) ([]app.Part, 
 	}
 	parts := []app.Part{first}
 	for _, build := range []func(app.Config, *slog.Logger) (app.Part, error){
-		app.RelayPart, app.ReplicatePart, app.ConfirmPart, app.NotifyPart,
+		app.RelayPart, app.ReplicatePart, app.AnalyzePart, app.ConfirmPart, app.NotifyPart,
 	} {
 		p, err := build(cfg, log)
 		if err != nil {

@@ -79,6 +79,13 @@ views customers and orders; the collections behind them hold tombstones too.`,
 		required: []string{"OUTFLOW_KAFKA_BROKERS", "OUTFLOW_MONGO_URI"}, build: app.ReplicatePart,
 	},
 	{
+		use: "analyze", short: "Keep the figures about orders and customers",
+		long: `Counts orders, revenue and customers in MongoDB, from the events alone and each
+once, however often they come. The API answers from there under /api/analytics
+when it knows OUTFLOW_MONGO_URI too.`,
+		required: []string{"OUTFLOW_KAFKA_BROKERS", "OUTFLOW_MONGO_URI"}, build: app.AnalyzePart,
+	},
+	{
 		use: "confirm", short: "Confirm or reject placed orders",
 		long: `Reads order.placed events and decides each order once: confirmed for an active
 customer, rejected otherwise, with the reason.`,

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"outflow/analytics"
 	"outflow/api"
 	"outflow/confirmer"
 	"outflow/domain"
@@ -107,6 +108,20 @@ func ReplicatePart(cfg Config, log *slog.Logger) (Part, error) {
 	return Part{
 		Name: "replicate", Run: r.Run,
 		Done: func() string { return count(r.Stats().Handled, "event replicated", "events replicated") },
+	}, nil
+}
+
+// AnalyzePart keeps the figures about orders and customers.
+func AnalyzePart(cfg Config, log *slog.Logger) (Part, error) {
+	w, err := analytics.New(analytics.Config{
+		Brokers: cfg.KafkaBrokers, Namespace: cfg.Namespace(), MongoURI: cfg.MongoURI, Logger: log.With("part", "analyze"),
+	})
+	if err != nil {
+		return Part{}, &ConfigError{Problems: []string{"OUTFLOW_MONGO_URI: " + err.Error()}}
+	}
+	return Part{
+		Name: "analyze", Run: w.Run,
+		Done: func() string { return count(w.Stats().Handled, "event counted", "events counted") },
 	}, nil
 }
 
