@@ -3,6 +3,7 @@ package api_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"net"
@@ -54,7 +55,8 @@ func TestBodiesThatAreRefused(t *testing.T) {
 		{"POST", customers, `{}`, []string{"Content-Type: application/merge-patch+json"}, 415, "unsupported-media-type"},
 		{"POST", customers, `{}`, []string{"Content-Encoding: gzip"}, 415, "unsupported-media-type"},
 		{"PUT", customer, `{}`, []string{"Content-Type: application/merge-patch+json"}, 415, "unsupported-media-type"},
-		{"PATCH", customer, `[]`, []string{"Content-Type: application/json-patch+json"}, 415, "unsupported-media-type"},
+		{"PATCH", customer, `{}`, []string{"Content-Type: application/json-patch+json"}, 400, "malformed-patch"},
+		{"PATCH", customer, `[]`, []string{"Content-Type: application/json-patch"}, 415, "unsupported-media-type"},
 		{"POST", customers, `[]`, []string{"Content-Type: Application/JSON; Charset=UTF-8"}, 422, "invalid"},
 		{"POST", customers, `{}`, []string{"Accept: text/html"}, 406, "not-acceptable"},
 		{"POST", customers, `{}`, []string{"Sec-Fetch-Site: cross-site"}, 403, "cross-origin"},
@@ -65,11 +67,12 @@ func TestBodiesThatAreRefused(t *testing.T) {
 		a.problem(row.status, row.slug)
 		require.Equal(t, "no-store", a.Header.Get("Cache-Control"))
 		if row.status == 415 {
-			require.Contains(t, a.Header.Get("Accept"), "application/json")
+			accept := map[string]string{"PATCH": "Accept-Patch"}[row.method]
+			require.Contains(t, a.Header.Get(cmp.Or(accept, "Accept")), "application/json")
 		}
 	}
-	require.Equal(t, "application/merge-patch+json, application/json",
-		s.do("PATCH", customer, "x", "Content-Type: text/plain").Header.Get("Accept"))
+	require.Equal(t, "application/merge-patch+json, application/json, application/json-patch+json",
+		s.do("PATCH", customer, "x", "Content-Type: text/plain").Header.Get("Accept-Patch"))
 	require.Empty(t, s.log.String(), "bad input is not the server's trouble")
 }
 

@@ -20,6 +20,7 @@ type entity[T, In any] struct {
 	// decode reads a body over in, which it may not write through. With PATCH,
 	// current is the resource.
 	decode   func(d *decoding, v *value, in *In, current *T)
+	computed func(name string, current *T) any // what a read-only property says; nil for others
 	validate func(In) error
 
 	create  func(context.Context, In, domain.Metadata) (T, error)
@@ -104,7 +105,7 @@ func (e *entity[T, In]) handlePatch(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	v, err := x.body(typeMergePatch, typeJSON)
+	v, err := x.body(typeMergePatch, typeJSON, typeJSONPatch)
 	if err != nil {
 		return err
 	}
@@ -113,11 +114,40 @@ func (e *entity[T, In]) handlePatch(x *exchange) error {
 		err := e.read(merging, &v, &in, &current)
 		return in, err
 	}
+	if x.sends(typeJSONPatch) {
+		ops, err := parsePatch(&v)
+		if err != nil {
+			return err
+		}
+		patch = func(current T) (In, error) { return e.patched(current, ops) }
+	}
 	t, err := e.update(x.r.Context(), id, pre, patch, x.metadata())
 	if err != nil {
-		return err
+		return x.patchProblem(err)
 	}
 	return e.reply(x, &t)
+}
+
+// patched is what a JSON Patch makes of a resource. It is applied to all that
+// GET shows, and may leave read-only properties only as they are.
+func (e *entity[T, In]) patched(current T, ops []patchOp) (in In, err error) {
+	shown, err := parse(string(mustJSON(current)))
+	if err != nil {
+		return in, err
+	}
+	result, err := applyPatch(shown, ops)
+	if err != nil {
+		return in, err
+	}
+	d := decoding{mode: merging}
+	e.decode(&d, &result, &in, &current)
+	for i := range shown.members {
+		name := shown.members[i].name
+		if result.kind == object && result.find(name) < 0 && e.computed(name, &current) != nil {
+			d.add(&path{name: name}, "is read-only and can't be removed")
+		}
+	}
+	return in, d.err(func() error { return e.validate(in) })
 }
 
 func (e *entity[T, In]) handleDelete(x *exchange) error {

@@ -26,6 +26,7 @@ const maxBody = 64 << 10
 const (
 	typeJSON       = "application/json"
 	typeMergePatch = "application/merge-patch+json"
+	typeJSONPatch  = "application/json-patch+json"
 )
 
 // exchange is one request and its response.
@@ -148,6 +149,12 @@ func (x *exchange) body(types ...string) (value, error) {
 	return v, nil
 }
 
+// sends reports whether the body is of a type.
+func (x *exchange) sends(mediaType string) bool {
+	got, _, err := mime.ParseMediaType(x.r.Header.Get("Content-Type"))
+	return err == nil && got == mediaType
+}
+
 // noBody accepts what clients send that always send something: no body, or an
 // empty object.
 func (x *exchange) noBody() error {
@@ -180,8 +187,11 @@ func (x *exchange) contentType(types []string) error {
 		ok = err == nil && slices.Contains(types, media) && (charset == "" || strings.EqualFold(charset, "utf-8"))
 	}
 	if encoding := x.r.Header.Get("Content-Encoding"); !ok || encoding != "" && !strings.EqualFold(encoding, "identity") {
-		accepted := strings.Join(types, ", ")
-		return &refusal{code: codeMediaType, detail: "the body must be " + strings.Join(types, " or ") + ", in UTF-8 and not compressed", header: [2]string{"Accept", accepted}}
+		accepted := [2]string{"Accept", strings.Join(types, ", ")}
+		if x.r.Method == http.MethodPatch {
+			accepted[0] = "Accept-Patch" // RFC 5789, 2.2
+		}
+		return &refusal{code: codeMediaType, detail: "the body must be " + strings.Join(types, " or ") + ", in UTF-8 and not compressed", header: accepted}
 	}
 	return nil
 }

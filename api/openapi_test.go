@@ -140,14 +140,17 @@ func TestExamplesAreTrue(t *testing.T) {
 	c := s.do("POST", customers, example("post", customers, "application/json")).is(201).object()
 	one := at("/api/customers/%s", c)
 	s.do("PUT", one, example("put", "/api/customers/{id}", "application/json")).is(200)
-	for _, mediaType := range []string{"application/json", "application/merge-patch+json"} {
+	for _, mediaType := range []string{"application/json", "application/merge-patch+json", "application/json-patch+json"} {
 		s.do("PATCH", one, example("patch", "/api/customers/{id}", mediaType), "Content-Type: "+mediaType).is(200)
 	}
 	order := strings.ReplaceAll(example("post", "/api/orders", "application/json"), someID, c["id"].(string))
 	o := s.do("POST", "/api/orders", order).is(201).object()
 	one = at("/api/orders/%s", o)
 	s.do("PUT", one, order).is(200)
-	s.do("PATCH", one, example("patch", "/api/orders/{id}", "application/json")).is(200)
+	for _, mediaType := range []string{"application/json", "application/merge-patch+json"} {
+		s.do("PATCH", one, example("patch", "/api/orders/{id}", mediaType), "Content-Type: "+mediaType).is(200)
+	}
+	s.do("PATCH", one, example("patch", "/api/orders/{id}", "application/json-patch+json"), "Content-Type: application/json-patch+json").is(200)
 }
 
 // TestEveryOperationAnswersWithATrailingSlash walks all documented operations.

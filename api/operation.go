@@ -25,6 +25,7 @@ type entityDocs struct {
 	filters []*huma.Param // what lists can be filtered by
 
 	input, change, resource any // examples
+	patchOps                any // an example of a JSON Patch
 
 	// What may stand in the way, beyond what all operations have in common.
 	createProblems, updateProblems, deleteProblems []domain.Code
@@ -58,12 +59,14 @@ func (d *entityDocs) replace(path string) huma.Operation {
 
 func (d *entityDocs) patch(path string) huma.Operation {
 	op := d.operation("update"+d.One, http.MethodPatch, path, "Change parts of "+article(d.one),
-		"Applies a JSON merge patch (RFC 7396): what the body leaves out stays, null takes an optional property away, "+
+		"Applies a JSON merge patch (RFC 7396; application/json means the same): what the body leaves out stays, null takes an optional property away, "+
 			"objects are merged, arrays are replaced. Read-only properties may be there with the value that they have. "+
+			"Or applies a JSON Patch (RFC 6902) to the "+d.one+" as GET shows it, all of it or nothing. "+
 			"When nothing changes, the version stays and there is no event. "+d.changing)
 	d.takes(&op, d.One+"Patch", d.change, typeMergePatch, typeJSON)
+	op.RequestBody.Content[typeJSONPatch] = content(typeJSONPatch, "JSONPatch", d.patchOps)[typeJSONPatch]
 	d.gives(&op, "The "+d.one+" as it is now.")
-	return refuses(conditional(op), append(writing(true), slices.Concat([]domain.Code{domain.CodeNotFound}, d.updateProblems)...)...)
+	return refuses(conditional(op), append(append(writing(true), codeMalformedPatch, codePatchConflict), slices.Concat([]domain.Code{domain.CodeNotFound}, d.updateProblems)...)...)
 }
 
 func (d *entityDocs) remove(path string) huma.Operation {

@@ -25,6 +25,8 @@ const (
 	codeCrossOrigin      domain.Code = "cross_origin"
 
 	codePreconditionRequired domain.Code = "precondition_required"
+	codeMalformedPatch       domain.Code = "malformed_patch"
+	codePatchConflict        domain.Code = "patch_conflict"
 )
 
 // problemType is a type of problem, as RFC 9457 means it: stable, and
@@ -39,11 +41,13 @@ type problemType struct {
 // problemTypes is in the order in which the types are documented.
 var problemTypes = []problemType{
 	{domain.CodeInvalid, http.StatusUnprocessableEntity, "The request is not valid",
-		"Something in the request breaks a rule. errors lists every problem: location says where (body.items[0].quantity, path.id, query.limit), message what is expected there. Nothing was changed. Correct all of them and send the request again."},
+		"Something in the request breaks a rule. errors lists every problem: location says where (body.items[0].quantity, path.id, query.limit, header.If-Match; resource.name for what a JSON Patch makes of the resource), message what is expected there. Nothing was changed. Correct all of them and send the request again."},
 	{codeMalformed, http.StatusBadRequest, "The body is not well-formed JSON",
 		"The body is not one JSON value: there is a syntax error, a name twice in one object, bytes that are not UTF-8, something after the value, or too many levels. detail says where. Nothing was changed."},
+	{codeMalformedPatch, http.StatusBadRequest, "The body is not a JSON Patch",
+		"The body is JSON, but not a JSON Patch (RFC 6902): an array of operations that each have an op, a path (a JSON Pointer) and what belongs to the op. detail says what is wrong with which operation, counted from 0. Nothing was changed."},
 	{codeMediaType, http.StatusUnsupportedMediaType, "The body's content type is not supported",
-		"Send application/json, and for PATCH application/json or application/merge-patch+json (RFC 7396), in UTF-8 and without a content encoding. The Content-Type header must be there."},
+		"Send application/json, and for PATCH application/merge-patch+json (RFC 7396; application/json means the same) or application/json-patch+json (RFC 6902), in UTF-8 and without a content encoding. The Content-Type header must be there."},
 	{codeTooLarge, http.StatusRequestEntityTooLarge, "The body is too large",
 		"A body may have at most 64 KiB. Nothing was changed."},
 	{codeTimeout, http.StatusRequestTimeout, "The body came too slowly",
@@ -64,6 +68,8 @@ var problemTypes = []problemType{
 		"A customer with placed or confirmed orders can't be deleted. Cancel the orders, or wait until they are fulfilled or rejected."},
 	{domain.CodeOrderState, http.StatusConflict, "The order's status forbids this",
 		"order_status says which status the order has. An order can be changed while it is placed, cancelled while it is placed or confirmed, fulfilled once it is confirmed, refunded once it is fulfilled, and deleted once it is rejected, cancelled, fulfilled or refunded."},
+	{codePatchConflict, http.StatusConflict, "The patch does not fit the resource",
+		"An operation of the JSON Patch can't be applied to the resource as it is: a test failed, or there is nothing at its path. detail says which one, counted from 0. Nothing was changed, not by the other operations either. Read the resource again."},
 	{domain.CodeWriteConflict, http.StatusConflict, "Too many changes at once",
 		"Others kept changing the same resource while this request was being served. Nothing was changed; send the request again."},
 	{domain.CodeVersionMismatch, http.StatusPreconditionFailed, "The resource has another version",
@@ -173,6 +179,20 @@ func refused(err error) *refusal {
 		}
 		seen[f] = true
 		r.errors = append(r.errors, fieldProblem{bodyLocation(f.Path), f.Message})
+	}
+	return r
+}
+
+// patchProblem says of what isn't valid once a JSON Patch is applied that it is
+// in the resource: the body has no such places.
+func (x *exchange) patchProblem(err error) error {
+	if domain.CodeOf(err) != domain.CodeInvalid || !x.sends(typeJSONPatch) {
+		return err
+	}
+	r := refused(err)
+	r.detail = "the patch would make the resource invalid"
+	for i, e := range r.errors {
+		r.errors[i].Location = "resource" + strings.TrimPrefix(e.Location, "body")
 	}
 	return r
 }

@@ -109,8 +109,9 @@ func schemas() map[string]*huma.Schema {
 		"OrderReplacement": record("An order as it shall be. Read-only properties are ignored.", with(order, computedOfOrder), sorted(order)...),
 		"OrderPatch":       record("Changes of an order (RFC 7396).", with(order, computedOfOrder)),
 
-		"Event":   eventSchema(),
-		"Problem": problemSchema(),
+		"JSONPatch": jsonPatchSchema(),
+		"Event":     eventSchema(),
+		"Problem":   problemSchema(),
 		"FieldProblem": record("One problem of one part of a request.", properties{
 			"location": characters("Where: body.items[0].quantity, path.id, query.limit.", 0, 0),
 			"message":  characters("What is expected there.", 0, 0),
@@ -153,6 +154,20 @@ func eventSchema() *huma.Schema {
 		}),
 	}
 	return record("A change, as it was committed and as it goes to Kafka.", p, sorted(p)...)
+}
+
+// jsonPatchSchema says of the operations what all have in common: what else an
+// op needs is known only to the RFC.
+func jsonPatchSchema() *huma.Schema {
+	place := func(what string) *huma.Schema { return pattern(what, "^(/([^~]|~[01])*)*$") }
+	op := record("One operation.", properties{
+		"op":    enum("What to do.", "add", "remove", "replace", "move", "copy", "test"),
+		"path":  place("Where, as a JSON Pointer (RFC 6901)."),
+		"from":  place("From where, for move and copy."),
+		"value": {Description: "The value, for add, replace and test."},
+	}, "op", "path")
+	op.AdditionalProperties = true
+	return &huma.Schema{Type: huma.TypeArray, Description: "Operations, applied in turn (RFC 6902).", Items: op}
 }
 
 func problemSchema() *huma.Schema {
