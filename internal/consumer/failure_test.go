@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -163,36 +164,47 @@ func freePort(t *testing.T) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// refuse lets requests of a kind that are about a topic fail until it is told
-// to stop. It counts them.
+// refuse lets requests that are about a topic fail, until it is told to stop:
+// what is produced to it is refused, what is fetched from it cuts the
+// connection. It counts them.
 func refuse(k *kafkatest.Kafka, key kmsg.Key, topic string) (refused *atomic.Int64, stop func()) {
 	refused = new(atomic.Int64)
 	var off atomic.Bool
+	about := func(name string, id [16]byte) bool {
+		info := k.Fake.TopicIDInfo(id)
+		return name == topic || info != nil && info.Topic == topic
+	}
 	k.Fake.ControlKey(int16(key), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		if off.Load() {
 			return nil, nil, false
 		}
 		k.Fake.KeepControl()
-		about := func(name string, id [16]byte) bool {
-			info := k.Fake.TopicIDInfo(id)
-			return name == topic || info != nil && info.Topic == topic
-		}
-		hit := false
 		switch req := req.(type) {
 		case *kmsg.ProduceRequest:
-			for _, t := range req.Topics {
-				hit = hit || about(t.Topic, t.TopicID)
+			if !slices.ContainsFunc(req.Topics, func(t kmsg.ProduceRequestTopic) bool { return about(t.Topic, t.TopicID) }) {
+				return nil, nil, false
 			}
+			refused.Add(1)
+			resp := req.ResponseKind().(*kmsg.ProduceResponse)
+			for _, t := range req.Topics {
+				answer := kmsg.NewProduceResponseTopic()
+				answer.Topic, answer.TopicID = t.Topic, t.TopicID
+				for _, p := range t.Partitions {
+					partition := kmsg.NewProduceResponseTopicPartition()
+					partition.Partition, partition.ErrorCode = p.Partition, kerr.InvalidRecord.Code
+					answer.Partitions = append(answer.Partitions, partition)
+				}
+				resp.Topics = append(resp.Topics, answer)
+			}
+			return resp, nil, true
 		case *kmsg.FetchRequest:
-			for _, t := range req.Topics {
-				hit = hit || about(t.Topic, t.TopicID)
+			if !slices.ContainsFunc(req.Topics, func(t kmsg.FetchRequestTopic) bool { return about(t.Topic, t.TopicID) }) {
+				return nil, nil, false
 			}
+			refused.Add(1)
+			return nil, errors.New("cut the connection"), true
 		}
-		if !hit {
-			return nil, nil, false
-		}
-		refused.Add(1)
-		return nil, errors.New("cut the connection"), true
+		return nil, nil, false
 	})
 	return refused, func() { off.Store(true) }
 }
@@ -251,4 +263,36 @@ func TestParkedKeysAreKnownBeforeAnythingIsHandled(t *testing.T) {
 	show()
 	caughtUp(t, k, 3)
 	require.Equal(t, []int64{1}, g.of(1))
+}
+
+// More waits than is kept in memory: the partition waits as a whole, and goes
+// on without a gap.
+func TestAPartitionInWhichTooMuchWaits(t *testing.T) {
+	server(t)
+	k := kafkatest.Start(t)
+	k.CreateTopics(t, 1)
+	var j journal
+	var open atomic.Bool
+	var failures atomic.Int64
+	c := consumer.New(config(t, k, consumer.Each(4, func(ctx context.Context, m consumer.Message) error {
+		if m.Event.AggregateID == id(1) && !open.Load() {
+			failures.Add(1)
+			return errors.New("not yet")
+		}
+		return j.one(ctx, m)
+	})))
+	run(t, c)
+	var all []domain.Event
+	var want []int64
+	for v := range int64(5000) {
+		all = append(all, event(1, v+1))
+		want = append(want, v+1)
+	}
+	k.Publish(t, all...)
+	k.Publish(t, event(2, 1))
+	eventually(t, "many tries", func() bool { return failures.Load() > 20 })
+	require.Empty(t, j.of(2), "it was read although the partition is full")
+	open.Store(true)
+	eventually(t, "all of both", func() bool { return len(j.of(1)) == 5000 && len(j.of(2)) == 1 })
+	require.Equal(t, want, j.of(1))
 }
