@@ -192,7 +192,7 @@ func (s *session) scan(ctx context.Context, from offsets, f func(*kgo.Record) er
 	consume := map[string]map[int32]kgo.Offset{}
 	for topic, all := range ends {
 		for i, end := range all {
-			start := int64(0)
+			start := int64(0) // with no offsets, from the beginning
 			if i < len(from[topic]) {
 				start = from[topic][i]
 			}

@@ -51,6 +51,11 @@ type Config struct {
 	// by default. Default 5 min.
 	TransactionTimeout time.Duration
 
+	// Resync lets the relay go on with a database that is not the one it has
+	// published from so far, as after a restore: it then publishes every event
+	// that Kafka does not hold. Not to be left on.
+	Resync bool
+
 	// KafkaOptions are added to those of every Kafka client.
 	KafkaOptions []kgo.Opt
 	// OnState is called at every change of [Stats.State], if set.

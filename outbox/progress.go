@@ -27,6 +27,11 @@ const progressFormat = 1
 // With Until, windows go on from such a checkpoint: of what Prev doesn't show,
 // the transactions in Xids and the events that Kafka holds past Offsets are
 // published too. A snapshot whose xmin is past Until shows all of them.
+//
+// Rows up to position Epoch were restored from another cluster, whose
+// transaction ids they carry: they belong to the first window, whatever their
+// ids. Ends is where the event topics ended, but for the events of this
+// transaction: if they are shorter one day, Kafka has lost something.
 type progress struct {
 	Format   int    `json:"format"`
 	System   string `json:"system"`   // the cluster's system identifier
@@ -42,6 +47,8 @@ type progress struct {
 	Xids     []uint64 `json:"xids,omitempty"`
 	Offsets  offsets  `json:"offsets,omitempty"`
 	Until    uint64   `json:"until,omitempty"`
+	Epoch    int64    `json:"epoch,omitempty"`
+	Ends     offsets  `json:"ends,omitempty"`
 
 	Events uint64 `json:"events"` // how many events this relay group has published
 }

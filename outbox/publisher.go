@@ -229,6 +229,7 @@ func (p *publisher) transaction(ctx context.Context, c chunk, in <-chan chunk) e
 	case at.Phase == phaseStream: // takes over: all that is published is visible in Prev
 		at.Xids, at.Offsets, at.Until = nil, p.before.clone(), 0
 	}
+	at.Ends = p.before
 	at.Events = p.done.Events + uint64(n)
 	k.Produce(ctx, &kgo.Record{
 		Topic: p.cfg.Namespace.Progress(p.cfg.Group), Key: []byte(p.cfg.Group), Value: at.encode(),
@@ -250,6 +251,7 @@ func (p *publisher) transaction(ctx context.Context, c chunk, in <-chan chunk) e
 		return err
 	}
 	checkpoint := p.points != nil && at.PrevLSN != p.done.PrevLSN
+	at.Ends = nil // encoded; the offsets go on changing
 	p.done, p.last, p.idle = at, time.Now(), nil
 	p.update(func(s *Stats) {
 		s.Published += int64(n)

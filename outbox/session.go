@@ -111,18 +111,13 @@ func (s *session) work(soft, hard context.Context) error {
 	if err != nil {
 		return err
 	}
-	if found == nil {
-		s.log.Info("no progress yet: everything in the outbox is published")
-		found = &progress{Phase: phaseWindow, Prev: noTransactions}
-	} else if err := s.compare(found); err != nil {
-		return err
-	}
 	if pub.ends, err = s.topicEnds(soft); err != nil {
 		return err
 	}
 	pub.before = pub.ends.clone()
-	pub.done = *found
-	pub.done.Format, pub.done.System, pub.done.Timeline, pub.done.Database = progressFormat, s.server.system, s.server.timeline, s.server.database
+	if pub.done, err = s.begin(soft, found, pub.ends); err != nil {
+		return err
+	}
 	if pub.done.Phase == phaseStream && s.slot == nil {
 		if err := s.fallBack(soft, &pub.done); err != nil {
 			return err
@@ -137,23 +132,6 @@ func (s *session) work(soft, hard context.Context) error {
 		if err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// compare refuses progress that was made with another database: its
-// transaction ids and log positions mean nothing in this one.
-func (s *session) compare(p *progress) error {
-	switch {
-	case p.System != s.server.system:
-		return fatalf("this database belongs to cluster %s, and what relay group %s has published came from cluster %s (was it restored from a dump?): "+
-			"publish to another namespace, or connect to the cluster that the events came from", s.server.system, s.cfg.Group, p.System)
-	case p.Database != s.server.database:
-		return fatalf("this is database %d of the cluster, and what relay group %s has published came from database %d: "+
-			"publish to another namespace, or connect to that database", s.server.database, s.cfg.Group, p.Database)
-	case p.Timeline != s.server.timeline:
-		return fatalf("the cluster is on timeline %d and what relay group %s has published came from timeline %d: it was promoted or restored, and may lack events that are published already, or hold others in their place: "+
-			"publish to another namespace", s.server.timeline, s.cfg.Group, p.Timeline)
 	}
 	return nil
 }

@@ -141,9 +141,14 @@ func (w *windowReader) window(ctx context.Context) (n int, tip lsn, err error) {
 			return 0, tip, nil
 		}
 		w.at.Position, w.at.PrevLSN = 0, tip
+		if w.at.Prev.equal(noTransactions) {
+			if now, w.at.PrevLSN, w.at.Epoch, err = w.restored(ctx); err != nil {
+				return 0, 0, err
+			}
+		}
 	}
 	w.at.Now, w.flushed = now, false
-	wide := now.xmax-w.at.Prev.xmax > wideWindow
+	wide := now.xmax-w.at.Prev.xmax > wideWindow || w.at.Prev.equal(noTransactions)
 	for {
 		w.rows = 0
 		if err := w.part(ctx, wide); err != nil {
@@ -162,6 +167,23 @@ func (w *windowReader) window(ctx context.Context) (n int, tip lsn, err error) {
 	return n, tip, w.flush(ctx)
 }
 
+// restored takes the snapshot of the first window, and finds how far the rows
+// go that came from another cluster: they are visible, and their transaction
+// ids have not been given out here. One statement, and so one snapshot.
+func (w *windowReader) restored(ctx context.Context) (now snapshot, end lsn, epoch int64, err error) {
+	const query = `
+SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text, coalesce((SELECT max(position) FROM outbox WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())), 0)`
+	var text, at string
+	if err := w.db.QueryRow(ctx, query).Scan(&text, &at, &epoch); err != nil {
+		return now, 0, 0, fmt.Errorf("look for restored rows: %w", err)
+	}
+	if err := end.UnmarshalText([]byte(at)); err != nil {
+		return now, 0, 0, err
+	}
+	now, err = parseSnapshot(text)
+	return now, end, epoch, err
+}
+
 // query selects the rows of the window that come after Position.
 func (w *windowReader) query(wide bool) string {
 	prev, now := w.at.Prev, w.at.Now
@@ -171,7 +193,14 @@ func (w *windowReader) query(wide bool) string {
 		// at its beginning.
 		cond = fmt.Sprintf(`(%s OR xid = ANY ('{%s}'::xid8[]))`, cond, joinXids(prev.xip))
 	}
-	cond += fmt.Sprintf(` AND xid < '%d'::xid8 AND pg_visible_in_snapshot(xid, '%s') AND position > %d`, now.xmax, now, w.at.Position)
+	cond += fmt.Sprintf(` AND xid < '%d'::xid8 AND pg_visible_in_snapshot(xid, '%s')`, now.xmax, now)
+	switch {
+	case w.at.Epoch > 0 && prev.equal(noTransactions):
+		cond = fmt.Sprintf(`(position <= %d OR %s)`, w.at.Epoch, cond)
+	case w.at.Epoch > 0:
+		cond += fmt.Sprintf(` AND position > %d`, w.at.Epoch)
+	}
+	cond += fmt.Sprintf(` AND position > %d`, w.at.Position)
 	if wide {
 		return fmt.Sprintf(`COPY (SELECT %s FROM outbox WHERE %s ORDER BY position LIMIT %d) TO STDOUT (FORMAT binary)`, columnList, cond, windowPart)
 	}
