@@ -1,11 +1,13 @@
 package api_test
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -44,14 +46,28 @@ func startOn(t testing.TB, db *pgtest.DB) *server {
 	return serve(t, store.New(pool, store.Config{}))
 }
 
+// startConfigured is start with another configuration.
+func startConfigured(t testing.TB, cfg api.Config) *server {
+	t.Helper()
+	pool, err := store.Open(t.Context(), pgtest.New(t).URL, 8)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	return serveConfigured(t, store.New(pool, store.Config{}), cfg)
+}
+
 // startWithoutStore serves what never gets as far as the store: there, it panics.
 func startWithoutStore(t testing.TB, opts ...func(*http.Server)) *server {
 	return serve(t, nil, opts...)
 }
 
 func serve(t testing.TB, s *store.Store, opts ...func(*http.Server)) *server {
+	return serveConfigured(t, s, api.Config{}, opts...)
+}
+
+func serveConfigured(t testing.TB, s *store.Store, cfg api.Config, opts ...func(*http.Server)) *server {
 	log := &logged{}
-	srv := httptest.NewUnstartedServer(api.New(s, api.Config{Logger: slog.New(slog.NewTextHandler(log, nil))}))
+	cfg.Logger = slog.New(slog.NewTextHandler(log, nil))
+	srv := httptest.NewUnstartedServer(api.New(s, cfg))
 	for _, opt := range opts {
 		opt(srv.Config)
 	}
@@ -120,6 +136,21 @@ func (s *server) do(method, path string, body any, headers ...string) answer {
 	raw, err := io.ReadAll(resp.Body)
 	require.NoError(s.t, err)
 	return answer{s.t, resp.StatusCode, resp.Header, string(raw)}
+}
+
+// raw sends a request as it is written, with more headers, and returns the
+// status.
+func (s *server) raw(request string, headers ...string) int {
+	s.t.Helper()
+	conn, err := net.Dial("tcp", s.Listener.Addr().String())
+	require.NoError(s.t, err)
+	defer func() { _ = conn.Close() }()
+	_, err = io.WriteString(conn, strings.Join(append([]string{request}, headers...), "\r\n")+"\r\n\r\n")
+	require.NoError(s.t, err)
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	require.NoError(s.t, err)
+	_ = resp.Body.Close()
+	return resp.StatusCode
 }
 
 // object returns the body, which is an object.
