@@ -171,7 +171,7 @@ func TestZombieIsFenced(t *testing.T) {
 			wr.write(t, 10)
 			next.await(t, "published", func(s Stats) bool { return s.Published >= 10 })
 			close(wake)
-			zombie.await(t, "fenced", func(s Stats) bool { return s.Failures > 0 && s.State == StateStandby })
+			zombie.await(t, "fenced", func(s Stats) bool { return s.Fences == 1 && s.State == StateStandby })
 			wr.write(t, 10)
 			w.equal(t)
 		})

@@ -38,6 +38,7 @@ type chunk struct {
 	force  bool // commit the progress even without records, at once
 
 	xids        []uint64  // the transactions that end in records[:whole], from the stream
+	position    int64     // the highest in records[:whole]
 	committedAt time.Time // when PostgreSQL committed the last whole transaction
 }
 
@@ -180,6 +181,7 @@ func (p *publisher) transaction(ctx context.Context, c chunk, in <-chan chunk) e
 	}
 	n, at, open, committedAt := 0, p.done, false, time.Time{}
 	var xids []uint64
+	var position int64
 	produce := func(records []*kgo.Record) {
 		for _, r := range records {
 			k.Produce(ctx, r, p.produced)
@@ -195,6 +197,7 @@ func (p *publisher) transaction(ctx context.Context, c chunk, in <-chan chunk) e
 			produce(c.records[:c.whole])
 			at, open, committedAt = c.at, false, c.committedAt
 			xids = append(xids, c.xids...)
+			position = max(position, c.position)
 			tail := c.records[c.whole:]
 			if n >= batchEvents || c.force || len(in) == 0 {
 				p.carry = tail
@@ -261,9 +264,9 @@ func (p *publisher) transaction(ctx context.Context, c chunk, in <-chan chunk) e
 			s.Checkpoint = p.last
 		}
 		s.LSN = at.LSN.String()
-		s.Lag = 0
+		s.Position = max(s.Position, position)
 		if !committedAt.IsZero() {
-			s.Lag = max(0, p.last.Sub(committedAt))
+			s.Latency = max(0, p.last.Sub(committedAt))
 		}
 	})
 	if p.committed != nil {

@@ -61,7 +61,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		if fatal, ok := errors.AsType[fatalError](err); ok {
 			return fmt.Errorf("relay %s: %w", r.cfg.Group, fatal.error)
 		}
-		r.update(func(s *Stats) { s.Active = false; s.Failures++; s.LastError = err.Error() })
+		r.interrupted(err)
 		if time.Since(began) > 2*lastRetry {
 			wait.Reset()
 		}

@@ -81,6 +81,7 @@ func (r *Relay) session(ctx context.Context) (err error) {
 		g.Go(func() error { return lease.watch(watching, s.cfg.LeaseTimeout) })
 	}
 	g.Go(func() error { s.upkeep(watching); return nil })
+	g.Go(func() error { s.measure(watching); return nil })
 	g.Go(func() error {
 		defer done()
 		return s.work(soft, hard)

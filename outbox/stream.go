@@ -200,16 +200,17 @@ type streamReader struct {
 	start  lsn    // transactions that committed before are published
 	at     progress
 
-	outbox uint32    // the relation's OID, as announced on this connection
-	place  []int     // of the relation's columns among ours, -1 for others
-	xid    uint32    // of the transaction that is being read, 0 between two
-	skip   bool      // it is published
-	wrote  uint64    // its full id, once it has brought an event
-	buf    chunk     // what is being gathered
-	bytes  int       // of it
-	row    row       // scratch
-	vals   values    // scratch
-	stamp  time.Time // the transaction's commit time
+	outbox  uint32    // the relation's OID, as announced on this connection
+	place   []int     // of the relation's columns among ours, -1 for others
+	xid     uint32    // of the transaction that is being read, 0 between two
+	skip    bool      // it is published
+	wrote   uint64    // its full id, once it has brought an event
+	highest int64     // position that was read
+	buf     chunk     // what is being gathered
+	bytes   int       // of it
+	row     row       // scratch
+	vals    values    // scratch
+	stamp   time.Time // the transaction's commit time
 }
 
 func (r *streamReader) run(ctx context.Context, out chan<- chunk) error {
@@ -300,6 +301,7 @@ func (r *streamReader) logical(b []byte) error {
 			r.buf.committedAt = r.stamp
 			if r.wrote != 0 {
 				r.buf.xids = append(r.buf.xids, r.wrote)
+				r.buf.position = max(r.buf.position, r.highest)
 			}
 		}
 	case 'R':
@@ -389,7 +391,7 @@ func (r *streamReader) insert(b []byte) error {
 		return nil
 	}
 	rec := r.cfg.Namespace.Record(&r.row.Event)
-	r.wrote = r.row.xid
+	r.wrote, r.highest = r.row.xid, max(r.highest, r.row.position)
 	r.buf.records = append(r.buf.records, rec)
 	r.bytes += len(rec.Value)
 	return nil

@@ -60,6 +60,7 @@ type windowReader struct {
 
 	left *exclusion // nil, but on the way from a checkpoint
 
+	highest int64 // position that was read
 	buf     chunk // what is being gathered
 	bytes   int
 	rows    int  // of the part that is being read
@@ -234,7 +235,7 @@ func (w *windowReader) row(ctx context.Context, v *values) error {
 		return err
 	}
 	w.rows++
-	w.at.Position = r.position
+	w.at.Position, w.highest = r.position, max(w.highest, r.position)
 	if w.left.has(&r) {
 		return nil
 	}
@@ -266,7 +267,7 @@ func (w *windowReader) barrier(ctx context.Context) error {
 // is left of the window can be read later.
 func (w *windowReader) flush(ctx context.Context) error {
 	c := w.buf
-	c.marked, c.whole = true, len(c.records)
+	c.marked, c.whole, c.position = true, len(c.records), w.highest
 	w.buf, w.bytes = chunk{}, 0
 	return send(ctx, w.out, c)
 }
