@@ -30,8 +30,9 @@ var allowed = map[string][]string{
 	"notifier":   {"domain", "internal"},
 	"confirmer":  {"domain", "internal", "store"},
 	"analytics":  {"domain", "internal"},
+	"simulator":  {"domain"},
 	"internal":   {"domain", "internal", "migrations"},
-	"cmd":        {"api", "analytics", "cmd", "confirmer", "domain", "internal", "migrations", "notifier", "outbox", "replicator", "store"},
+	"cmd":        {"api", "analytics", "cmd", "confirmer", "domain", "internal", "migrations", "notifier", "outbox", "replicator", "simulator", "store"},
 	"e2e":        {"domain", "internal"},
 }
 

@@ -13,6 +13,9 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
+// UsageError marks an error as one of the command line.
+func UsageError(err error) error { return usageError{err} }
+
 // Prepare gives a root command the manners that both binaries share: errors
 // are told once, without the whole usage text, and flags that don't exist are
 // usage errors.
