@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"outflow/internal/kafkatest"
@@ -171,9 +172,27 @@ func TestZombieIsFenced(t *testing.T) {
 			wr.write(t, 10)
 			next.await(t, "published", func(s Stats) bool { return s.Published >= 10 })
 			close(wake)
-			zombie.await(t, "fenced", func(s Stats) bool { return s.Fences == 1 && s.State == StateStandby })
+			zombie.await(t, "fenced", func(s Stats) bool { return s.Failures > 0 && s.State == StateStandby })
 			wr.write(t, 10)
 			w.equal(t)
 		})
 	}
+}
+
+// Somebody uses a transactional id of a relay that works: it says so, and
+// takes its ids back.
+func TestFenceIsToldAndOvercome(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	wr := w.writer(t, 5)
+	r := w.run(t, quick)
+	r.awaitState(t, StateStreaming)
+	intruder := w.kafka.Client(t, kgo.TransactionalID(r.cfg.name()+"-2"))
+	_, _, err := intruder.ProducerID(t.Context())
+	require.NoError(t, err)
+	stop := wr.adverse(t, 4)
+	r.await(t, "fenced", func(s Stats) bool { return s.Fences == 1 && s.Active })
+	r.await(t, "published", func(s Stats) bool { return s.Published > 100 })
+	stop()
+	w.equal(t)
 }

@@ -132,6 +132,9 @@ func (p *publisher) run(ctx context.Context, in <-chan chunk) error {
 			return err
 		}
 		if err := p.transaction(ctx, c, in); err != nil {
+			if errors.Is(err, kerr.ProducerFenced) || errors.Is(err, kerr.InvalidProducerEpoch) {
+				p.update(func(s *Stats) { s.Fences++ })
+			}
 			return err
 		}
 	}

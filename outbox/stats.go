@@ -3,12 +3,9 @@ package outbox
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"math"
 	"net/http"
 	"time"
-
-	"github.com/twmb/franz-go/pkg/kerr"
 )
 
 // State is what a relay is doing.
@@ -51,7 +48,7 @@ type Stats struct {
 	TransactionsPerSecond float64   `json:"transactions_per_second"` // committed to Kafka
 
 	Heals     int64  `json:"heals"`      // slots, progress or topics that were lost and made good
-	Fences    int64  `json:"fences"`     // times that another relay had taken over
+	Fences    int64  `json:"fences"`     // times that the broker refused this relay because another had taken over
 	Failures  int64  `json:"failures"`   // interruptions
 	LastError string `json:"last_error"` // of the last one
 }
@@ -101,9 +98,6 @@ func (r *Relay) interrupted(err error) {
 		s.Active = false
 		s.Failures++
 		s.LastError = err.Error()
-		if errors.Is(err, kerr.ProducerFenced) || errors.Is(err, kerr.InvalidProducerEpoch) {
-			s.Fences++
-		}
 	})
 }
 
