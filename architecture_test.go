@@ -23,7 +23,7 @@ const module = "outflow"
 var allowed = map[string][]string{
 	"domain":     nil,
 	"migrations": nil,
-	"api":        {"domain", "store"},
+	"api":        {"analytics", "domain", "store"},
 	"store":      {"domain", "outbox"},
 	"outbox":     {"domain", "internal"},
 	"replicator": {"domain", "internal"},

@@ -36,7 +36,7 @@ func (s *system) agree(t require.TestingT, r *rand.Rand, all []domain.Event, cus
 			require.NoError(t, err)
 			require.Equal(t, want.summary(w), summary, "%s to %s", d, now)
 			for _, metric := range []Metric{MetricOrders, MetricRevenue} {
-				for _, step := range []time.Duration{Hourly, Daily} {
+				for _, step := range []Step{Hourly, Daily} {
 					series, err := read.Timeseries(ctx, metric, step, d)
 					require.NoError(t, err)
 					require.Equal(t, want.series(metric, step, w), series)
@@ -46,6 +46,13 @@ func (s *system) agree(t require.TestingT, r *rand.Rand, all []domain.Event, cus
 			top, err := read.TopCustomers(ctx, d, limit, "EUR")
 			require.NoError(t, err)
 			require.Equal(t, want.top(w, limit, "EUR"), top, "the first %d, %s to %s", limit, d, now)
+			top, err = read.TopCustomers(ctx, d, limit, "")
+			require.NoError(t, err)
+			all := Top{w, []TopCustomer{}}
+			for _, c := range []string{"EUR", "JPY", "USD"} {
+				all.Customers = append(all.Customers, want.top(w, limit, c).Customers...)
+			}
+			require.Equal(t, all, top)
 			for n := range customers {
 				transactions, err := read.Transactions(ctx, id(1+n), d)
 				require.NoError(t, err)

@@ -33,7 +33,7 @@ type Transaction struct {
 type Transactions struct {
 	Window
 	Sums         []domain.Money `json:"sums"` // per currency, refunds taken off
-	Transactions []Transaction  `json:"transactions"`
+	Transactions []Transaction  `json:"data"`
 }
 
 // Transactions returns the transactions of a customer, the newest first, and
@@ -120,11 +120,12 @@ type TopCustomer struct {
 // Top is the customers who brought the most.
 type Top struct {
 	Window
-	Customers []TopCustomer `json:"customers"`
+	Customers []TopCustomer `json:"data"`
 }
 
 // TopCustomers returns the customers with the highest revenue of a currency,
-// refunds taken off, the highest first and equal ones by id.
+// refunds taken off, the highest first and equal ones by id. Without a currency
+// it does so for each, one after the other.
 func (r *Reader) TopCustomers(ctx context.Context, window time.Duration, limit int, currency string) (Top, error) {
 	v, err := r.begin(ctx, window)
 	if err != nil {
@@ -133,8 +134,34 @@ func (r *Reader) TopCustomers(ctx context.Context, window time.Duration, limit i
 	if limit < 1 {
 		return Top{}, fmt.Errorf("the first %d customers", limit)
 	}
-	found, err := v.top(ctx, limit, currency)
-	return Top{Window: v.Window, Customers: found}, unavailable(err)
+	currencies := []string{currency}
+	if currency == "" {
+		if currencies, err = v.currencies(ctx); err != nil {
+			return Top{}, unavailable(err)
+		}
+	}
+	t := Top{Window: v.Window, Customers: []TopCustomer{}}
+	for _, c := range currencies {
+		first, err := v.top(ctx, limit, c)
+		if err != nil {
+			return Top{}, unavailable(err)
+		}
+		t.Customers = append(t.Customers, first...)
+	}
+	return t, nil
+}
+
+// currencies lists those in which something was confirmed or refunded.
+func (v *view) currencies(ctx context.Context) ([]string, error) {
+	hourly, err := v.hourly(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, r := range revenue(total(hourly)) {
+		all = append(all, r.Currency)
+	}
+	return all, nil
 }
 
 // customerSum is what a customer's orders or refunds add up to.

@@ -10,7 +10,8 @@
 // out of the counts by status and leaves its transactions. Amounts are int64
 // in minor units, and are never added across currencies.
 //
-// A window is (now-d, now]: sliding, to the millisecond that events have. What
+// A window is (now-d, now], where now is the end of the present second: it
+// slides by seconds, and what happened is in it or not by its millisecond. What
 // the log no longer holds isn't counted.
 //
 // # How it is kept

@@ -60,7 +60,13 @@ func oracleOf(all []domain.Event) *oracle {
 
 func (w Window) holds(t time.Time) bool { return t.After(w.From) && !t.After(w.To) }
 
-func ending(now time.Time, d time.Duration) Window { return Window{now.Add(-d), now} }
+func ending(now time.Time, d time.Duration) Window {
+	to := now.Truncate(time.Second)
+	if to.Before(now) {
+		to = to.Add(time.Second)
+	}
+	return Window{to.Add(-d), to}
+}
 
 func (o *oracle) transactions(w Window, keep func(Transaction, *oracleOrder) bool) []Transaction {
 	all := []Transaction{}
@@ -122,8 +128,10 @@ func (o *oracle) summary(w Window) Summary {
 	return s
 }
 
-func (o *oracle) series(metric Metric, step time.Duration, w Window) Series {
-	s := Series{Window: w, Metric: metric, Points: []Point{}}
+func (o *oracle) series(metric Metric, by Step, w Window) Series {
+	s := Series{Window: w, Metric: metric, Step: by, Points: []Point{}}
+	step, err := time.ParseDuration(string(by))
+	must(err)
 	for at := w.From.Add(1).Truncate(step); at.Before(w.To) || at.Equal(w.To); at = at.Add(step) {
 		// What happens at the full hour belongs to the hour that begins.
 		part := Window{at.Add(-time.Millisecond), at.Add(step - time.Millisecond)}

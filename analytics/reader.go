@@ -16,9 +16,9 @@ import (
 	"outflow/domain"
 )
 
-// Reader answers questions. Every answer is about a window that ends now; it
-// is empty while nothing was counted. Errors are of CodeUnavailable when
-// MongoDB can't be reached.
+// Reader answers questions. Every answer is about a window that ends with the
+// present second; it is empty while nothing was counted. Errors are of
+// CodeUnavailable when MongoDB can't be reached.
 type Reader struct {
 	db  *mongo.Database
 	now func() time.Time
@@ -27,7 +27,8 @@ type Reader struct {
 // NewReader returns a reader of what a worker keeps in a database.
 func NewReader(db *mongo.Database, now func() time.Time) *Reader { return &Reader{db, now} }
 
-// Window is what an answer is about: what happened after From and not after To.
+// Window is what an answer is about: what happened after From and not after To,
+// which is the end of the present second.
 type Window struct {
 	From time.Time `json:"from"`
 	To   time.Time `json:"to"`
@@ -67,7 +68,7 @@ type view struct {
 
 // begin opens the live generation. An unknown one has no documents.
 func (r *Reader) begin(ctx context.Context, window time.Duration) (*view, error) {
-	to := domain.Timestamp(r.now())
+	to := r.now().UTC().Add(time.Second - 1).Truncate(time.Second)
 	s, err := readState(ctx, r.db)
 	if err != nil {
 		return nil, unavailable(err)
@@ -123,12 +124,7 @@ func (r *Reader) Summary(ctx context.Context, window time.Duration) (Summary, er
 	if err != nil {
 		return s, unavailable(err)
 	}
-	sums := map[string]int64{}
-	for _, h := range hourly {
-		for counter, n := range h {
-			sums[counter] += n
-		}
-	}
+	sums := total(hourly)
 	for _, status := range orderStatuses {
 		s.Orders[status] = sums[counterStatus+string(status)]
 	}
@@ -138,6 +134,17 @@ func (r *Reader) Summary(ctx context.Context, window time.Duration) (Summary, er
 	}
 	s.CustomersOrdering, err = v.ordering(ctx)
 	return s, unavailable(err)
+}
+
+// total adds up the counters of hours.
+func total(hourly map[time.Time]map[string]int64) map[string]int64 {
+	sums := map[string]int64{}
+	for _, h := range hourly {
+		for counter, n := range h {
+			sums[counter] += n
+		}
+	}
+	return sums
 }
 
 // revenue makes revenues of counters, by currency.

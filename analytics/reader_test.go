@@ -28,18 +28,19 @@ func TestWindowsSlide(t *testing.T) {
 		window time.Duration
 		counts bool
 	}{
-		{noon, ms, true},
-		{noon.Add(-ms), 24 * time.Hour, false},
-		{noon.Add(ms), ms, false},
-		{noon.Add(ms), 2 * ms, true},
+		{noon, time.Second, true},
+		{noon.Add(-ms), time.Second, true}, // the present second counts as a whole
+		{noon.Add(-time.Second), 24 * time.Hour, false},
+		{noon.Add(time.Second), time.Second, false},
+		{noon.Add(time.Second), 2 * time.Second, true},
+		{noon.Add(ms), time.Second, false},
 		{noon.Add(time.Hour), time.Hour, false},
-		{noon.Add(time.Hour), time.Hour + ms, true},
-		{noon.Add(time.Hour - ms), time.Hour, true},
+		{noon.Add(time.Hour), time.Hour + time.Second, true},
+		{noon.Add(time.Hour - time.Second), time.Hour, true},
 		{noon.Add(24 * time.Hour), 24 * time.Hour, false},
 		{noon.Add(24*time.Hour - time.Second), 24 * time.Hour, true},
 		{noon.Add(36*time.Hour + 17*time.Minute), 36*time.Hour + 17*time.Minute, false},
-		{noon.Add(36*time.Hour + 17*time.Minute - ms), 36*time.Hour + 17*time.Minute, true},
-		{noon.Add(999 * time.Microsecond), ms, true}, // the present has milliseconds
+		{noon.Add(36*time.Hour + 17*time.Minute), 36*time.Hour + 17*time.Minute + time.Second, true},
 	} {
 		summary, err := s.reader(row.now).Summary(t.Context(), row.window)
 		require.NoError(t, err)
@@ -49,7 +50,7 @@ func TestWindowsSlide(t *testing.T) {
 		var n int64
 		for i, p := range series.Points {
 			n += *p.Orders
-			require.Equal(t, row.now.Add(ms-row.window).Truncate(time.Hour).Add(time.Duration(i)*time.Hour), p.Start)
+			require.Equal(t, series.From.Add(ms).Truncate(time.Hour).Add(time.Duration(i)*time.Hour), p.Start)
 		}
 		require.Equal(t, row.counts, n == 1, "%s until %s", row.window, row.now)
 	}
@@ -78,7 +79,7 @@ func TestQuestionsThatMakeNoSense(t *testing.T) {
 	r := s.reader(epoch)
 	_, err := r.Timeseries(t.Context(), "customers", Hourly, time.Hour)
 	require.Error(t, err)
-	_, err = r.Timeseries(t.Context(), MetricOrders, time.Minute, time.Hour)
+	_, err = r.Timeseries(t.Context(), MetricOrders, "1m", time.Hour)
 	require.Error(t, err)
 	_, err = r.TopCustomers(t.Context(), time.Hour, 0, "EUR")
 	require.Error(t, err)

@@ -18,19 +18,25 @@ const (
 	MetricRevenue Metric = "revenue"
 )
 
-// The steps of series.
+// Step is how much of time a point of a series stands for.
+type Step string
+
+// The steps: hours and days of UTC.
 const (
-	Hourly = time.Hour
-	Daily  = 24 * time.Hour
+	Hourly Step = "1h"
+	Daily  Step = "24h"
 )
 
-// Series is a metric over a window, by hours or days of UTC. The first and the
+var lengths = map[Step]time.Duration{Hourly: time.Hour, Daily: 24 * time.Hour}
+
+// Series is a metric over a window. The first and the
 // last point cover what of their hour or day is in the window, so that the
 // points add up to the window's summary.
 type Series struct {
 	Window
 	Metric Metric  `json:"metric"`
-	Points []Point `json:"points"`
+	Step   Step    `json:"step"`
+	Points []Point `json:"data"`
 }
 
 // Point is one hour or day of a series.
@@ -40,9 +46,10 @@ type Point struct {
 	Revenue []domain.Money `json:"revenue,omitzero"` // MetricRevenue: per currency, refunds taken off
 }
 
-// Timeseries returns a metric in steps, [Hourly] or [Daily], without gaps.
-func (r *Reader) Timeseries(ctx context.Context, metric Metric, step, window time.Duration) (Series, error) {
-	if step != Hourly && step != Daily || metric != MetricOrders && metric != MetricRevenue {
+// Timeseries returns a metric in steps, without gaps.
+func (r *Reader) Timeseries(ctx context.Context, metric Metric, step Step, window time.Duration) (Series, error) {
+	length := lengths[step]
+	if length == 0 || metric != MetricOrders && metric != MetricRevenue {
 		return Series{}, fmt.Errorf("no series of %q by %s", metric, step)
 	}
 	v, err := r.begin(ctx, window)
@@ -55,7 +62,7 @@ func (r *Reader) Timeseries(ctx context.Context, metric Metric, step, window tim
 	}
 	steps := map[time.Time]map[string]int64{}
 	for hour, counters := range hourly {
-		at := hour.Truncate(step)
+		at := hour.Truncate(length)
 		if steps[at] == nil {
 			steps[at] = map[string]int64{}
 		}
@@ -63,9 +70,9 @@ func (r *Reader) Timeseries(ctx context.Context, metric Metric, step, window tim
 			steps[at][counter] += n
 		}
 	}
-	s := Series{Window: v.Window, Metric: metric, Points: []Point{}}
+	s := Series{Window: v.Window, Metric: metric, Step: step, Points: []Point{}}
 	span := v.span()
-	for at := span.start.Truncate(step); at.Before(span.end); at = at.Add(step) {
+	for at := span.start.Truncate(length); at.Before(span.end); at = at.Add(length) {
 		p := Point{Start: at}
 		all := revenue(steps[at])
 		if metric == MetricOrders {

@@ -13,6 +13,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
+	"outflow/analytics"
 	"outflow/store"
 )
 
@@ -23,6 +24,10 @@ type Config struct {
 	// RequireIfMatch refuses a PUT, PATCH or DELETE that doesn't say which
 	// version it is for.
 	RequireIfMatch bool
+
+	// Analytics answers questions about windows of time; they are answered
+	// with 503 when nil.
+	Analytics *analytics.Reader
 }
 
 // api routes requests to operations and pages.
@@ -58,7 +63,7 @@ func New(s *store.Store, cfg Config) http.Handler {
 	}
 	a.huma = humago.New(a.mux, description())
 	c, o := customers(s), orders(s)
-	for _, r := range slices.Concat(c.routes(), o.routes(), orderRoutes(&o, s), healthRoutes(s)) {
+	for _, r := range slices.Concat(c.routes(), o.routes(), orderRoutes(&o, s), analyticsRoutes(cfg.Analytics, s), healthRoutes(s)) {
 		a.add(r)
 	}
 	a.addPages()

@@ -13,10 +13,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"outflow/analytics"
 	"outflow/api"
 	"outflow/domain"
 	"outflow/internal/pgtest"
@@ -31,6 +33,7 @@ type server struct {
 	t     testing.TB
 	log   *logged
 	store *store.Store
+	mongo *mongoServer // where figures are, if there are any
 }
 
 func start(t testing.TB) *server {
@@ -43,7 +46,10 @@ func startOn(t testing.TB, db *pgtest.DB) *server {
 	pool, err := store.Open(t.Context(), db.URL, 8)
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
-	return serve(t, store.New(pool, store.Config{}))
+	mongo := startMongo(t)
+	s := serveConfigured(t, store.New(pool, store.Config{}), api.Config{Analytics: analytics.NewReader(mongo.open(t), time.Now)})
+	s.mongo = mongo
+	return s
 }
 
 // startConfigured is start with another configuration.

@@ -31,6 +31,7 @@ func description() huma.Config {
 			Tags: []*huma.Tag{
 				{Name: "Customers", Description: "Who orders. An email belongs to one customer at a time."},
 				{Name: "Orders", Description: "placed → confirmed or rejected; confirmed → fulfilled → refunded; placed or confirmed → cancelled. A new order is placed, and decided within moments."},
+				{Name: "Analytics", Description: "Figures about windows of time that end now."},
 				{Name: "Health", Description: "For whoever watches over the service."},
 			},
 			Components: &huma.Components{Schemas: registry},
@@ -118,6 +119,7 @@ func schemas() map[string]*huma.Schema {
 		}, "location", "message"),
 		"Health": record("How the service is.", properties{"status": enum("What is the case.", "live", "ready")}, "status"),
 	}
+	maps.Copy(all, analyticsSchemas())
 	for _, one := range []string{"Customer", "Order", "Event"} {
 		page := properties{
 			"data":        {Type: huma.TypeArray, Items: ref(one), Description: "The items, in the list's order."},

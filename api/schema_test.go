@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"outflow/analytics"
 	"outflow/domain"
 )
 
@@ -80,6 +81,13 @@ func TestSchemasAreWhatTheDomainHas(t *testing.T) {
 	docs := customers(nil).docs
 	require.NoError(t, json.Unmarshal(mustJSON(exampleEvent(&docs)), &e))
 	require.Equal(t, slices.Sorted(maps.Keys(e)), sorted(all["Event"].Properties))
+
+	for schema, example := range map[string]any{"Summary": exampleSummary, "TopCustomers": exampleTop, "Transactions": exampleTransactions, "LatestTransactions": latest{exampleTransactions.Transactions}} {
+		require.Equal(t, names(t, example), described(all, schema))
+	}
+	series := exampleSeries
+	series.Points = append(series.Points, analytics.Point{Orders: new(int64)})
+	require.Equal(t, names(t, series), described(all, "Timeseries"))
 
 	// What is always there is what the schema says is always there.
 	var least map[string]any

@@ -60,7 +60,8 @@ var partCommands = []partSpec{
 	{
 		use: "api", short: "Serve the REST API and its documentation",
 		long: `Serves /api/customers and /api/orders, the OpenAPI documents and /docs. Starts
-though PostgreSQL is away: requests get 503 until it is back.`,
+though PostgreSQL is away: requests get 503 until it is back. With
+OUTFLOW_MONGO_URI it also answers questions under /api/analytics.`,
 		required: []string{"OUTFLOW_POSTGRES_URL"}, listens: true, build: app.APIPart,
 	},
 	{

@@ -15,6 +15,7 @@ import (
 	"outflow/confirmer"
 	"outflow/domain"
 	"outflow/internal/consumer"
+	"outflow/internal/mongodb"
 	"outflow/notifier"
 	"outflow/outbox"
 	"outflow/replicator"
@@ -49,8 +50,13 @@ func APIOn(ln net.Listener, cfg Config, log *slog.Logger) (Part, error) {
 	if err != nil {
 		return Part{}, errors.Join(err, ln.Close())
 	}
+	figures, closing, err := figuresOf(cfg)
+	if err != nil {
+		pool.Close()
+		return Part{}, errors.Join(err, ln.Close())
+	}
 	var requests atomic.Int64
-	handler := api.New(store.New(pool, store.Config{}), api.Config{Logger: log, RequireIfMatch: cfg.RequireIfMatch})
+	handler := api.New(store.New(pool, store.Config{}), api.Config{Logger: log, RequireIfMatch: cfg.RequireIfMatch, Analytics: figures})
 	counted := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		requests.Add(1)
 		handler.ServeHTTP(w, r)
@@ -60,8 +66,9 @@ func APIOn(ln net.Listener, cfg Config, log *slog.Logger) (Part, error) {
 	return Part{
 		Name: "api",
 		Done: func() string { return count(requests.Load(), "request answered", "requests answered") },
-		Run: func(ctx context.Context) error {
+		Run: func(ctx context.Context) (err error) {
 			defer pool.Close()
+			defer func() { err = errors.Join(err, closing(ctx)) }()
 			failed := make(chan error, 1)
 			go func() { failed <- srv.Serve(ln) }()
 			select {
@@ -71,7 +78,7 @@ func APIOn(ln net.Listener, cfg Config, log *slog.Logger) (Part, error) {
 			}
 			stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
 			defer cancel()
-			err := srv.Shutdown(stop)
+			err = srv.Shutdown(stop)
 			if errors.Is(err, context.DeadlineExceeded) {
 				log.Warn("requests were cut off", "after", drain)
 				err = srv.Close()
@@ -82,6 +89,23 @@ func APIOn(ln net.Listener, cfg Config, log *slog.Logger) (Part, error) {
 			return err
 		},
 	}, nil
+}
+
+// figuresOf opens the figures that the API answers from: none where no MongoDB
+// is configured.
+func figuresOf(cfg Config) (r *analytics.Reader, closing func(context.Context) error, err error) {
+	if cfg.MongoURI == "" {
+		return nil, func(context.Context) error { return nil }, nil
+	}
+	target, err := mongodb.Parse(cfg.MongoURI, "outflow api")
+	if err != nil {
+		return nil, nil, &ConfigError{Problems: []string{"OUTFLOW_MONGO_URI: " + err.Error()}}
+	}
+	db, closing, err := target.Open()
+	if err != nil {
+		return nil, nil, err
+	}
+	return analytics.NewReader(db, time.Now), closing, nil
 }
 
 // RelayPart publishes the outbox to Kafka.
