@@ -29,6 +29,7 @@ type flags struct {
 	listen       string
 	servicesOnly bool
 	verbose      bool
+	simulate     string
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -55,6 +56,7 @@ The data stays in the data directory and is there at the next start, unless
 	set.BoolVar(&o.ephemeral, "ephemeral", false, "keep nothing: the data is removed at the end")
 	set.StringVar(&o.listen, "listen", "127.0.0.1:8000", "address of the API; port 0 picks a free one")
 	set.BoolVar(&o.servicesOnly, "services-only", false, "start the servers and migrate, and leave the parts to be run by hand")
+	set.StringVar(&o.simulate, "simulate", "", "keep the demo alive: simulated customers act at this rate, such as 5/s")
 	set.BoolVarP(&o.verbose, "verbose", "v", false, "log what the parts do, not just what goes wrong")
 	root.PersistentFlags().StringVar(&o.dataDir, "data-dir", "", "folder of this stack and its data (default "+defaultHint()+")")
 	root.AddCommand(envCommand(&o), app.VersionCommand("outflow-dev"))

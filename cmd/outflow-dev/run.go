@@ -21,6 +21,10 @@ const startTimeout = 2 * time.Minute
 
 func runStack(ctx context.Context, o flags, stdout, stderr io.Writer) (err error) {
 	begun := time.Now()
+	rate, err := o.simulationRate()
+	if err != nil {
+		return err
+	}
 	dir, err := o.home()
 	if err != nil {
 		return err
@@ -114,6 +118,9 @@ func runStack(ctx context.Context, o flags, stdout, stderr io.Writer) (err error
 		<-ctx.Done()
 		return nil
 	}}
+	if rate > 0 {
+		parts = append(parts, simulation(b.get("OUTFLOW_API_URL"), rate))
+	}
 	database := app.Part{Name: "postgres", Run: func(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
