@@ -21,7 +21,6 @@ type system struct {
 	*client
 	*stack
 	parts map[string][]*process
-	extra []string
 }
 
 // startSystem starts the servers and copies of each part; the API is alone.
