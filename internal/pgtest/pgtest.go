@@ -39,8 +39,13 @@ import (
 // Env names the variable that names a server to use.
 const Env = "OUTFLOW_TEST_POSTGRES"
 
-// startTimeout bounds what a test waits for a server or a database.
-const startTimeout = 60 * time.Second
+const (
+	// startTimeout bounds what a test waits for a server or a database.
+	startTimeout = 60 * time.Second
+	// fetchTimeout bounds what all tests wait for PostgreSQL's programs. It ends
+	// before go test's own patience, which says nothing of the reason.
+	fetchTimeout = 9 * time.Minute
+)
 
 // DB is a database that belongs to one test.
 type DB struct {
@@ -69,17 +74,34 @@ var shared = sync.OnceValues(func() (*cluster, error) {
 	if url := os.Getenv(Env); url != "" {
 		return joinCluster(url)
 	}
+	bin, err := programs()
+	if err != nil {
+		return nil, err
+	}
 	dir, err := os.MkdirTemp(scratch(), "outflow-pgtest-")
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	s, err := postgres.Start(ctx, config(dir, true, nil))
+	s, err := postgres.Start(ctx, config(dir, bin, true, nil))
 	if err != nil {
-		return nil, errors.Join(explain(err), os.RemoveAll(dir))
+		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	return newCluster(s.DatabaseURL("postgres"))
+})
+
+// programs are the machine's, or fetched where it has none. How far that is goes
+// to the standard error, which go test shows with -v, when it tests one package
+// in its folder, and when a test fails.
+var programs = sync.OnceValues(func() (postgres.Binaries, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout)
+	defer cancel()
+	bin, err := postgres.FindOrFetch(ctx, "", postgres.Show(os.Stderr))
+	if errors.Is(err, postgres.ErrNotFound) {
+		return bin, fmt.Errorf("%w; or name a running server in %s, as the URI of a superuser", err, Env)
+	}
+	return bin, err
 })
 
 // scratch is the folder for what need not survive a crash of the machine: memory,
@@ -95,9 +117,10 @@ func scratch() string {
 }
 
 // config is a server's for tests: small, and generous in connections and slots.
-func config(dir string, noSync bool, opts []func(*postgres.Config)) postgres.Config {
+func config(dir string, bin postgres.Binaries, noSync bool, opts []func(*postgres.Config)) postgres.Config {
 	cfg := postgres.Config{
 		Dir:    dir,
+		Bin:    bin,
 		NoSync: noSync,
 		Remove: true,
 		Settings: map[string]string{
@@ -115,13 +138,6 @@ func config(dir string, noSync bool, opts []func(*postgres.Config)) postgres.Con
 	return cfg
 }
 
-func explain(err error) error {
-	if errors.Is(err, postgres.ErrNotFound) {
-		return fmt.Errorf("%w, or name a running server in %s", err, Env)
-	}
-	return err
-}
-
 // Server is a PostgreSQL that belongs to one test, which may crash it: see
 // Kill and Restart.
 type Server struct {
@@ -135,6 +151,13 @@ type Server struct {
 func NewServer(t testing.TB, opts ...func(*postgres.Config)) *Server {
 	t.Helper()
 	skipShort(t)
+	bin, err := programs()
+	switch {
+	case errors.Is(err, postgres.ErrNotFound) && os.Getenv(Env) != "":
+		t.Skipf("pgtest: this test crashes its server, so it needs one of its own: %v", err)
+	case err != nil:
+		t.Fatalf("pgtest: %v", err)
+	}
 	dir, err := os.MkdirTemp("", "outflow-pgtest-")
 	if err != nil {
 		t.Fatalf("pgtest: %v", err)
@@ -146,16 +169,13 @@ func NewServer(t testing.TB, opts ...func(*postgres.Config)) *Server {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
 	defer cancel()
-	cfg := config(dir, false, opts)
+	cfg := config(dir, bin, false, opts)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.NewTextHandler(testWriter{t}, nil))
 	}
 	s, err := postgres.Start(ctx, cfg)
-	switch {
-	case errors.Is(err, postgres.ErrNotFound) && os.Getenv(Env) != "":
-		t.Skipf("pgtest: this test crashes its server, so it needs one of its own: %v", err)
-	case err != nil:
-		t.Fatalf("pgtest: %v", explain(err))
+	if err != nil {
+		t.Fatalf("pgtest: %v", err)
 	}
 	t.Cleanup(func() {
 		if t.Failed() {

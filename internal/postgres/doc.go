@@ -1,5 +1,6 @@
-// Package postgres runs a private PostgreSQL from the machine's own binaries,
-// for outflow-dev and for tests. Nothing in production imports it.
+// Package postgres runs a private PostgreSQL, for outflow-dev and for tests, from
+// the machine's own binaries, or from ones that it fetches where there are none.
+// Nothing in production imports it.
 //
 // A server owns one directory (Config.Dir):
 //
@@ -24,6 +25,15 @@
 //   - One process at a time: a second Start on a directory answers ErrInUse. A
 //     server that is still shutting down after its owner's death is waited for.
 //   - Commits are durable unless Config.NoSync says otherwise.
+//
+// What FindOrFetch fetches is PostgreSQL as Zonky packs it for Maven Central, of
+// one version, whose size and SHA-256 are part of this package. It lies in
+// FetchDir, complete and readable for all users, or not at all:
+//
+//	17.11.0-linux-amd64/           bin, lib and share
+//	17.11.0-linux-amd64.lock       held with flock(2) by the process that fetches
+//	17.11.0-linux-amd64.jar        the archive, or the part of it that has come
+//	17.11.0-linux-amd64.unpacking  what is being unpacked
 //
 // The server listens on 127.0.0.1 and on the Unix socket, and trusts whoever
 // connects: every user of this machine may connect as a superuser. That is for

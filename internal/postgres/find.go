@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,8 +45,9 @@ var usualPlaces = []string{
 }
 
 // Find looks for PostgreSQL's programs: in dir when it is given, and only
-// there, else on the PATH and then in the usual places, the newest first.
-// It returns ErrNotFound when there are none, or too old ones only.
+// there, else on the PATH, then in the usual places, the newest first, and last
+// among what FindOrFetch has fetched earlier. It returns ErrNotFound when there
+// are none, or too old ones only.
 func Find(dir string) (Binaries, error) {
 	if dir != "" {
 		b, err := inspect(dir)
@@ -61,10 +63,14 @@ func Find(dir string) (Binaries, error) {
 	if p, err := exec.LookPath("postgres"); err == nil {
 		onPath = filepath.Dir(p)
 	}
-	return find(onPath, usualPlaces)
+	fetched, err := FetchDir()
+	if err != nil {
+		fetched = "" // then nothing was fetched either
+	}
+	return find(onPath, usualPlaces, fetched)
 }
 
-func find(onPath string, patterns []string) (Binaries, error) {
+func find(onPath string, patterns []string, fetched string) (Binaries, error) {
 	var tooOld []string
 	usable := func(dir string) (Binaries, bool) {
 		b, err := inspect(dir)
@@ -94,9 +100,15 @@ func find(onPath string, patterns []string) (Binaries, error) {
 			}
 		}
 	}
-	switch {
-	case len(found) > 0:
+	if len(found) > 0 {
 		return slices.MaxFunc(found, func(a, b Binaries) int { return cmp.Compare(a.Major, b.Major) }), nil
+	}
+	if fetched != "" {
+		if b, err := fetchedIn(fetched); !errors.Is(err, fs.ErrNotExist) {
+			return b, err
+		}
+	}
+	switch {
 	case len(tooOld) > 0:
 		return Binaries{}, fmt.Errorf("%w; too old: %s", ErrNotFound, strings.Join(tooOld, ", "))
 	default:

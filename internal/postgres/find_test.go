@@ -63,32 +63,32 @@ func TestFind(t *testing.T) {
 
 	t.Run("the newest of the usual places", func(t *testing.T) {
 		t.Parallel()
-		b, err := find("", usual)
+		b, err := find("", usual, "")
 		require.NoError(t, err)
 		require.Equal(t, Binaries{Dir: v17, Version: "17.6", Major: 17}, b)
 	})
 	t.Run("the path first, through a link to one program", func(t *testing.T) {
 		t.Parallel()
-		b, err := find(links, usual)
+		b, err := find(links, usual, "")
 		require.NoError(t, err)
 		require.Equal(t, Binaries{Dir: v14, Version: "14.12", Major: 14}, b)
 	})
 	t.Run("not the path's when that is too old", func(t *testing.T) {
 		t.Parallel()
-		b, err := find(v9, usual)
+		b, err := find(v9, usual, "")
 		require.NoError(t, err)
 		require.Equal(t, v17, b.Dir)
 	})
 	t.Run("only too old ones", func(t *testing.T) {
 		t.Parallel()
-		_, err := find(v9, nil)
+		_, err := find(v9, nil, "")
 		require.ErrorIs(t, err, ErrNotFound)
 		require.ErrorContains(t, err, "install it")
 		require.ErrorContains(t, err, "too old: 9.6.24 in "+v9)
 	})
 	t.Run("none", func(t *testing.T) {
 		t.Parallel()
-		_, err := find("", []string{filepath.Join(base, "nothing/*/bin")})
+		_, err := find("", []string{filepath.Join(base, "nothing/*/bin")}, "")
 		require.ErrorIs(t, err, ErrNotFound)
 	})
 	t.Run("a folder that was named, and no other", func(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -23,7 +24,14 @@ import (
 // that the variable names until its input ends, and never stops it.
 const helperDir = "OUTFLOW_POSTGRES_HELPER_DIR"
 
+// helperBin names the programs, which a helper that runs as another user may not
+// find: what was fetched lies in the user's cache.
+const helperBin = "OUTFLOW_POSTGRES_HELPER_BIN"
+
 func TestMain(m *testing.M) {
+	if mirror := os.Getenv(fetchChild); mirror != "" {
+		os.Exit(fetchAsChild(mirror))
+	}
 	if dir := os.Getenv(helperDir); dir != "" {
 		if err := help(dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -35,7 +43,11 @@ func TestMain(m *testing.M) {
 }
 
 func help(dir string) error {
-	s, err := Start(context.Background(), Config{Dir: dir, NoSync: true, Remove: os.Getenv("REMOVE") != ""})
+	bin, err := Find(os.Getenv(helperBin))
+	if err != nil {
+		return err
+	}
+	s, err := Start(context.Background(), Config{Dir: dir, Bin: bin, NoSync: true, Remove: os.Getenv("REMOVE") != ""})
 	if err != nil {
 		return err
 	}
@@ -60,7 +72,8 @@ func startHelper(t *testing.T, dir string, cred *syscall.Credential, env ...stri
 	}
 	h := &helper{cmd: exec.Command(program)}
 	h.cmd.Dir = "/"
-	h.cmd.Env = append(append(os.Environ(), helperDir+"="+dir), env...)
+	bin, _ := Find("") // else the helper says what is missing
+	h.cmd.Env = append(append(os.Environ(), helperDir+"="+dir, helperBin+"="+bin.Dir), env...)
 	h.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
 	h.cmd.Stderr = os.Stderr
 	in, err := h.cmd.StdinPipe()
@@ -86,7 +99,8 @@ func helperError(t *testing.T, dir string, cred *syscall.Credential) string {
 	require.NoError(t, err)
 	cmd := exec.Command(copyProgram(t, program, cred))
 	cmd.Dir = "/"
-	cmd.Env = append(os.Environ(), helperDir+"="+dir)
+	bin, _ := Find("") // else the helper says what is missing
+	cmd.Env = append(os.Environ(), helperDir+"="+dir, helperBin+"="+bin.Dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
 	out, err := cmd.CombinedOutput()
 	require.Error(t, err)
@@ -134,7 +148,16 @@ func needsServer(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts PostgreSQL, which -short leaves out")
 	}
+	if err := available(); err != nil {
+		t.Fatal(err)
+	}
 }
+
+// available fetches PostgreSQL where the machine has none, for Start to find.
+var available = sync.OnceValue(func() error {
+	_, err := FindOrFetch(context.Background(), "", Show(os.Stderr))
+	return err
+})
 
 func needsRoot(t *testing.T) {
 	t.Helper()
