@@ -74,6 +74,7 @@ func serveConfigured(t testing.TB, s *store.Store, cfg api.Config, opts ...func(
 	log := &logged{}
 	cfg.Logger = slog.New(slog.NewTextHandler(log, nil))
 	srv := httptest.NewUnstartedServer(api.New(s, cfg))
+	srv.Listener = api.Listener(srv.Listener)
 	for _, opt := range opts {
 		opt(srv.Config)
 	}

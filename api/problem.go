@@ -25,6 +25,8 @@ const (
 	codeCrossOrigin      domain.Code = "cross_origin"
 
 	codePreconditionRequired domain.Code = "precondition_required"
+	codeBadRequest           domain.Code = "bad_request"
+	codeHeaderTooLarge       domain.Code = "header_too_large"
 	codeMalformedPatch       domain.Code = "malformed_patch"
 	codePatchConflict        domain.Code = "patch_conflict"
 )
@@ -44,6 +46,10 @@ var problemTypes = []problemType{
 		"Something in the request breaks a rule. errors lists every problem: location says where (body.items[0].quantity, path.id, query.limit, header.If-Match; resource.name for what a JSON Patch makes of the resource), message what is expected there. Nothing was changed. Correct all of them and send the request again."},
 	{codeMalformed, http.StatusBadRequest, "The body is not well-formed JSON",
 		"The body is not one JSON value: there is a syntax error, a name twice in one object, bytes that are not UTF-8, something after the value, or too many levels. detail says where. Nothing was changed."},
+	{codeBadRequest, http.StatusBadRequest, "The request is not HTTP",
+		"The request breaks HTTP's own rules (a bad request line, a bad header, two lengths), so that no part of it was read further. The connection is closed."},
+	{codeHeaderTooLarge, http.StatusRequestHeaderFieldsTooLarge, "The header is too large",
+		"The request line and the header fields may have at most 32 KiB together. The connection is closed."},
 	{codeMalformedPatch, http.StatusBadRequest, "The body is not a JSON Patch",
 		"The body is JSON, but not a JSON Patch (RFC 6902): an array of operations that each have an op, a path (a JSON Pointer) and what belongs to the op. detail says what is wrong with which operation, counted from 0. Nothing was changed."},
 	{codeMediaType, http.StatusUnsupportedMediaType, "The body's content type is not supported",

@@ -70,7 +70,7 @@ func APIOn(ln net.Listener, cfg Config, log *slog.Logger) (Part, error) {
 			defer pool.Close()
 			defer func() { err = errors.Join(err, closing(ctx)) }()
 			failed := make(chan error, 1)
-			go func() { failed <- srv.Serve(ln) }()
+			go func() { failed <- srv.Serve(api.Listener(ln)) }()
 			select {
 			case err := <-failed:
 				return err
