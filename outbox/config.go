@@ -95,7 +95,9 @@ func (c Config) withDefaults() Config {
 }
 
 func (c *Config) kafkaOpts(opts ...kgo.Opt) []kgo.Opt {
-	all := []kgo.Opt{kgo.SeedBrokers(c.Brokers...), kgo.ClientID("outflow-relay")}
+	// The client's own default, 5 s, is how long a topic that was just made, or
+	// a leader that just moved, would be waited for.
+	all := []kgo.Opt{kgo.SeedBrokers(c.Brokers...), kgo.ClientID("outflow-relay"), kgo.MetadataMinAge(100 * time.Millisecond)}
 	return append(append(all, opts...), c.KafkaOptions...)
 }
 

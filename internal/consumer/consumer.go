@@ -34,6 +34,11 @@ const (
 	heartbeat      = time.Second      // how often a member shows that it is alive
 	requestTimeout = 10 * time.Second // how long one question to Kafka or to Positions may take
 	checkInterval  = 2 * time.Second  // how often topics and stored positions are looked at
+
+	// metadataMinAge is how soon a client asks for metadata again when it needs
+	// it. The client's own default, 5 s, is how long a topic that was just made,
+	// or a leader that just moved, would be waited for.
+	metadataMinAge = 100 * time.Millisecond
 )
 
 // Consumer is a member of a consumer group. Several may run, in one process
@@ -72,6 +77,8 @@ type Stats struct {
 	Retried     int64     // times that a message was to come again
 	Parked      int64     // messages that were parked
 	LastHandled time.Time // when a batch was last done
+	Joined      bool      // a member of the group, and knows where to begin in all partitions that it got
+	Partitions  int       // that the consumer has
 	Lag         int64     // records that wait in the partitions that the consumer has
 }
 

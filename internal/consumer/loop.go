@@ -339,9 +339,7 @@ func (s *session) call(ctx context.Context, batch []Message) (answers []error, p
 
 // throttle stops fetching from partitions in which too much waits.
 func (s *session) throttle() {
-	var lag int64
 	for _, p := range s.owned() {
-		lag += max(0, p.end-p.position().Next)
 		if p.full() == p.paused {
 			continue
 		}
@@ -353,7 +351,12 @@ func (s *session) throttle() {
 			s.client.ResumeFetchPartitions(one)
 		}
 	}
-	s.count(func(t *Stats) { t.Lag = lag })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.parts {
+		p.lag = max(0, p.end-p.position().Next)
+	}
+	s.tell()
 }
 
 // save writes positions that changed. What can't be saved now is saved later:

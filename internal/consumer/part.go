@@ -11,6 +11,7 @@ type part struct {
 	next  int64 // the offset after the last record that was polled
 	epoch int32 // of that record
 	end   int64 // the offset after the last record that can be polled
+	lag   int64 // records from position to end, after the last batch; guarded by session.mu, the rest is the loop's
 	saved Position
 
 	keys   map[string]*queue // keys whose messages wait to be handled again

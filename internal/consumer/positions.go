@@ -125,32 +125,32 @@ func commitError(resp *kmsg.OffsetCommitResponse, err error) error {
 }
 
 // locate finds where to begin in partitions that were just assigned, and which
-// of their keys are parked.
-func (s *session) locate(ctx context.Context, partitions []Partition) (map[Partition]Position, error) {
+// of their keys are parked. It also returns where the partitions end.
+func (s *session) locate(ctx context.Context, partitions []Partition) (map[Partition]Position, kadm.ListedOffsets, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	stored, err := s.positions.Load(ctx, partitions)
 	if err != nil {
-		return nil, fmt.Errorf("load positions: %w", err)
+		return nil, nil, fmt.Errorf("load positions: %w", err)
 	}
 	admin := kadm.NewClient(s.client)
 	starts, err := admin.ListStartOffsets(ctx, s.Topics...)
 	if err != nil {
-		return nil, fmt.Errorf("list the start offsets: %w", err)
+		return nil, nil, fmt.Errorf("list the start offsets: %w", err)
 	}
 	ends, err := admin.ListEndOffsets(ctx, s.Topics...)
 	if err != nil {
-		return nil, fmt.Errorf("list the end offsets: %w", err)
+		return nil, nil, fmt.Errorf("list the end offsets: %w", err)
 	}
 	if err := s.parked.catchUp(ctx); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	begin := map[Partition]Position{}
 	for _, p := range partitions {
 		start, startOK := starts.Lookup(p.Topic, p.Partition)
 		end, endOK := ends.Lookup(p.Topic, p.Partition)
 		if err := errors.Join(start.Err, end.Err); err != nil || !startOK || !endOK {
-			return nil, fmt.Errorf("list the offsets of %s: %w", p, errors.Join(err, errNoOffset(startOK && endOK)))
+			return nil, nil, fmt.Errorf("list the offsets of %s: %w", p, errors.Join(err, errNoOffset(startOK && endOK)))
 		}
 		at, known := stored[p]
 		switch {
@@ -160,9 +160,9 @@ func (s *session) locate(ctx context.Context, partitions []Partition) (map[Parti
 		case known && (at.Next < start.Offset || at.Next > end.Offset):
 			// The topic may have been made anew since its id was asked for.
 			if logs, err := s.topicIDs(); err != nil || logs[p.Topic] != at.Log {
-				return nil, &restartError{errors.Join(errRecreated, err)}
+				return nil, nil, &restartError{errors.Join(errRecreated, err)}
 			}
-			return nil, &DataLossError{Partition: p, Next: at.Next, Start: start.Offset, End: end.Offset}
+			return nil, nil, &DataLossError{Partition: p, Next: at.Next, Start: start.Offset, End: end.Offset}
 		}
 		if !known {
 			if start.Offset > 0 {
@@ -172,7 +172,7 @@ func (s *session) locate(ctx context.Context, partitions []Partition) (map[Parti
 		}
 		begin[p] = at
 	}
-	return begin, nil
+	return begin, ends, nil
 }
 
 func errNoOffset(ok bool) error {
@@ -193,9 +193,10 @@ func (s *session) assign(ctx context.Context, assigned map[string]map[int32]kgo.
 		}
 	}
 	var begin map[Partition]Position
+	var ends kadm.ListedOffsets
 	for attempt := 0; ; attempt++ {
 		var err error
-		if begin, err = s.locate(ctx, partitions); err == nil {
+		if begin, ends, err = s.locate(ctx, partitions); err == nil {
 			break
 		}
 		_, lost := errors.AsType[*DataLossError](err)
@@ -217,9 +218,12 @@ func (s *session) assign(ctx context.Context, assigned map[string]map[int32]kgo.
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for p, at := range begin {
-		s.parts[p] = &part{id: p, log: at.Log, next: at.Next, epoch: at.Epoch, saved: at, keys: map[string]*queue{}}
+		end, _ := ends.Lookup(p.Topic, p.Partition)
+		s.parts[p] = &part{id: p, log: at.Log, next: at.Next, end: end.Offset, lag: max(0, end.Offset-at.Next), epoch: at.Epoch, saved: at, keys: map[string]*queue{}}
+		delete(s.sought, p)
 		assigned[p.Topic][p.Partition] = kgo.NewOffset().At(at.Next).WithEpoch(at.Epoch)
 	}
+	s.tell()
 	s.Logger.Info("partitions assigned", "partitions", len(partitions))
 	return assigned, nil
 }

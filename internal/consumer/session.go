@@ -33,11 +33,13 @@ type session struct {
 	ctx  context.Context // ends with the session; its cause says why
 	fail context.CancelCauseFunc
 
-	mu    sync.Mutex
-	parts map[Partition]*part
-	leash *leash             // of the batch in hand; nil between batches
-	poll  context.CancelFunc // ends the poll in hand; nil between polls
-	wakes bool               // whether the next poll is to end at once
+	mu     sync.Mutex
+	parts  map[Partition]*part
+	joined bool               // the group gave partitions, if only none
+	sought map[Partition]bool // partitions that were given, and whose positions are still being looked for
+	leash  *leash             // of the batch in hand; nil between batches
+	poll   context.CancelFunc // ends the poll in hand; nil between polls
+	wakes  bool               // whether the next poll is to end at once
 
 	mirrored time.Time // when the group's offsets last followed Positions
 	checked  time.Time // when stored positions were last compared
@@ -46,9 +48,10 @@ type session struct {
 }
 
 func (c *Consumer) session(ctx context.Context) error {
-	s := &session{Consumer: c, parts: map[Partition]*part{}, logs: map[string]string{}}
+	s := &session{Consumer: c, parts: map[Partition]*part{}, sought: map[Partition]bool{}, logs: map[string]string{}}
 	s.ctx, s.fail = context.WithCancelCause(ctx)
 	defer s.fail(nil)
+	defer c.count(func(t *Stats) { t.Joined, t.Partitions, t.Lag = false, 0, 0 })
 	opts := append([]kgo.Opt{
 		kgo.SeedBrokers(c.Brokers...),
 		kgo.ConsumerGroup(c.Group),
@@ -65,10 +68,12 @@ func (c *Consumer) session(ctx context.Context) error {
 		kgo.KeepControlRecords(),
 		kgo.FetchMaxWait(time.Second),
 		kgo.MetadataMaxAge(time.Minute),
+		kgo.MetadataMinAge(metadataMinAge),
 		// Where to begin is always said by assign. Without this, the client
 		// would jump back by a minute when Kafka lost data (its default).
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
 		kgo.AdjustFetchOffsetsFn(s.assign),
+		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, got map[string][]int32) { s.given(got) }),
 		kgo.OnPartitionsRevoked(func(_ context.Context, _ *kgo.Client, lost map[string][]int32) { s.revoke(lost, true) }),
 		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, lost map[string][]int32) { s.revoke(lost, false) }),
 		kgo.OnPartitionsCallbackBlocked(func(context.Context, *kgo.Client) { s.hurry() }),
@@ -113,7 +118,7 @@ func (c *Consumer) session(ctx context.Context) error {
 
 // plain returns the options of a client that doesn't belong to the group.
 func (s *session) plain() []kgo.Opt {
-	return append([]kgo.Opt{kgo.SeedBrokers(s.Brokers...)}, s.Client...)
+	return append([]kgo.Opt{kgo.SeedBrokers(s.Brokers...), kgo.MetadataMinAge(metadataMinAge)}, s.Client...)
 }
 
 func (s *session) open() (err error) {
@@ -244,6 +249,32 @@ func topicIDs(ctx context.Context, client *kgo.Client, topics ...string) (map[st
 	return ids, nil
 }
 
+// given notes which partitions the group gave this member. Those are its own
+// once assign knows where to begin.
+func (s *session) given(partitions map[string][]int32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.joined = true
+	for t, ps := range partitions {
+		for _, p := range ps {
+			if id := (Partition{t, p}); s.parts[id] == nil {
+				s.sought[id] = true
+			}
+		}
+	}
+	s.tell()
+}
+
+// tell updates what Stats says of the partitions; s.mu is held.
+func (s *session) tell() {
+	var lag int64
+	for _, p := range s.parts {
+		lag += p.lag
+	}
+	joined, n := s.joined && len(s.sought) == 0, len(s.parts)
+	s.count(func(t *Stats) { t.Joined, t.Partitions, t.Lag = joined, n, lag })
+}
+
 // revoke forgets partitions that go to another member. What waits in them
 // comes again there.
 func (s *session) revoke(partitions map[string][]int32, mine bool) {
@@ -252,6 +283,7 @@ func (s *session) revoke(partitions map[string][]int32, mine bool) {
 	for t, ps := range partitions {
 		for _, p := range ps {
 			id := Partition{t, p}
+			delete(s.sought, id)
 			if part := s.parts[id]; part != nil {
 				going[id] = part.position()
 				if part.paused {
@@ -261,6 +293,8 @@ func (s *session) revoke(partitions map[string][]int32, mine bool) {
 			}
 		}
 	}
+	s.joined = s.joined && mine
+	s.tell()
 	s.mu.Unlock()
 	if len(going) == 0 {
 		return
