@@ -11,15 +11,17 @@ type Code string
 
 // The codes. What is none of these is an internal error.
 const (
-	CodeInvalid         Code = "invalid"          // the input breaks a rule; see Fields
-	CodeNotFound        Code = "not_found"        // no such entity, or it was deleted
-	CodeEmailTaken      Code = "email_taken"      // another live customer has this email
-	CodeOpenOrders      Code = "open_orders"      // the customer has placed or confirmed orders
-	CodeOrderState      Code = "order_state"      // the order's status forbids this
-	CodeVersionMismatch Code = "version_mismatch" // the entity is not at the version the caller named
-	CodeWriteConflict   Code = "write_conflict"   // others kept changing the entity; nothing was written
-	CodeUnavailable     Code = "unavailable"      // the database can't be reached or refuses writes
-	CodeTooLarge        Code = "event_too_large"  // the change makes an event that Kafka would refuse
+	CodeInvalid         Code = "invalid"                   // the input breaks a rule; see Fields
+	CodeNotFound        Code = "not_found"                 // no such entity, or it was deleted
+	CodeEmailTaken      Code = "email_taken"               // another live customer has this email
+	CodeOpenOrders      Code = "open_orders"               // the customer has placed or confirmed orders
+	CodeOrderState      Code = "order_state"               // the order's status forbids this
+	CodeVersionMismatch Code = "version_mismatch"          // the entity is not at the version the caller named
+	CodeWriteConflict   Code = "write_conflict"            // others kept changing the entity; nothing was written
+	CodeUnavailable     Code = "unavailable"               // the database can't be reached or refuses writes
+	CodeKeyReused       Code = "idempotency_key_reused"    // the key was used for another request
+	CodeKeyInFlight     Code = "idempotency_key_in_flight" // a request with the key is still being served
+	CodeTooLarge        Code = "event_too_large"           // the change makes an event that Kafka would refuse
 )
 
 // Error is an error that a caller may be told about.

@@ -53,6 +53,7 @@ func BenchmarkStore(b *testing.B) {
 			}
 			b.Cleanup(pool.Close)
 			s := store.New(pool, store.Config{})
+			run(b, s)
 			var ids []domain.ID
 			for i := range 5000 {
 				c, err := s.CreateCustomer(b.Context(), named(fmt.Sprint("c", i)), by)

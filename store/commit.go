@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -18,8 +19,40 @@ import (
 // with their events. A change whose guard fails is left out, and its events
 // with it; the others are not affected.
 type statement struct {
-	sql  string               // ends in outbox.Append
-	args func([]change) []any // the parameters after those of outbox.Append: an array per column
+	sql    string               // ends in outbox.Append
+	keyed  string               // the same, which also stores what [Key]s were used for
+	args   func([]change) []any // the parameters after those of outbox.Append: an array per column
+	unique func(change) string  // what no two rows may have in common; nil for nothing
+}
+
+// newStatement makes a statement from its part before outbox.Append, which has
+// a CTE "changed".
+func newStatement(args func([]change) []any, changed string) *statement {
+	first := outbox.AppendParams + len(args(nil)) + 1
+	return &statement{sql: changed + outbox.Append, keyed: changed + insertKeys(first) + outbox.Append, args: args}
+}
+
+// apart tells what no two changes of one statement may have in common.
+func (st *statement) apart(unique func(change) string) *statement {
+	st.unique = unique
+	return st
+}
+
+// queue adds the statement to a batch.
+func (st *statement) queue(b *pgx.Batch, changes []change) *pgx.QueuedQuery {
+	var entries outbox.Entries
+	keyed := false
+	for _, c := range changes {
+		for _, e := range c.events {
+			entries.Add(c.id, e)
+		}
+		keyed = keyed || c.record != nil
+	}
+	args := append(entries.Args(), st.args(changes)...)
+	if keyed {
+		return b.Queue(st.keyed, append(args, keyArgs(changes)...)...)
+	}
+	return b.Queue(st.sql, args...)
 }
 
 // change is a decision in the form that the database takes.
@@ -30,6 +63,7 @@ type change struct {
 	customer *domain.Customer // the row, unless the change deletes it or is about an order
 	order    *domain.Order
 	events   []domain.Event
+	record   *record // what a request's key was used for; usually nil
 }
 
 // newChange encodes the states of a decision and makes its events. It returns
@@ -83,29 +117,31 @@ func encode[T any](v *T) (json.RawMessage, error) {
 	return json.Marshal(v)
 }
 
-// commit writes one change in a transaction of its own, and reports whether
-// the entity was still as the decision found it. It is the seam at which the
-// changes that arrive together will share a statement.
-func (s *Store) commit(ctx context.Context, st statement, c change) (bool, error) {
-	rows, err := s.pool.Query(ctx, st.sql, st.params([]change{c})...)
-	if err != nil {
-		return false, err
+// commit writes one change, and reports whether the entity was still as the
+// decision found it. While the store runs, changes that arrive together share a
+// statement; else, and when that fails, the change has one of its own.
+func (s *Store) commit(ctx context.Context, st *statement, c change) (bool, error) {
+	key := s.keyOf(ctx)
+	c.record = key.recordOf(&c)
+	written, err := false, errAlone
+	if shared := s.shared.Load(); shared != nil {
+		written, err = shared.commit(ctx, st, c)
 	}
-	done := written{}
-	if err := done.read(rows); err != nil {
-		return false, err
+	if errors.Is(err, errAlone) {
+		written, err = s.commitAlone(ctx, st, c)
 	}
-	return done[c.id], nil
+	if written {
+		key.stored()
+	}
+	return written, err
 }
 
-func (st statement) params(changes []change) []any {
-	var entries outbox.Entries
-	for _, c := range changes {
-		for _, e := range c.events {
-			entries.Add(c.id, e)
-		}
-	}
-	return append(entries.Args(), st.args(changes)...)
+func (s *Store) commitAlone(ctx context.Context, st *statement, c change) (bool, error) {
+	done := written{}
+	b := &pgx.Batch{}
+	st.queue(b, []change{c}).Query(done.read)
+	err := s.pool.SendBatch(ctx, b).Close()
+	return err == nil && done[c.id], err
 }
 
 // written holds the aggregates that a statement has left events of.
@@ -139,7 +175,7 @@ const optimisticAttempts = 2
 
 // modify reads an entity, decides, and writes if the entity is still what was
 // decided on; else it does so again. decide returns nil for nothing to write.
-func (s *Store) modify(ctx context.Context, r reading, st statement, decide func() (*change, error)) error {
+func (s *Store) modify(ctx context.Context, r reading, st *statement, decide func() (*change, error)) error {
 	attempt := 0
 	return retry(ctx, func() error {
 		attempt++
@@ -174,7 +210,7 @@ func (s *Store) modify(ctx context.Context, r reading, st statement, decide func
 // locks, then reads) goes with the BEGIN, and the write of what decide returns
 // goes with the COMMIT. decide returns no changes for nothing to write; what it
 // returns must be about rows that are locked.
-func (s *Store) lockAndWrite(ctx context.Context, read func(*pgx.Batch), st statement, decide func() ([]change, error)) error {
+func (s *Store) lockAndWrite(ctx context.Context, read func(*pgx.Batch), st *statement, decide func() ([]change, error)) error {
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
 		return err
@@ -192,9 +228,11 @@ func (s *Store) lockAndWrite(ctx context.Context, read func(*pgx.Batch), st stat
 	if err != nil || len(changes) == 0 {
 		return err
 	}
+	key := s.keyOf(ctx)
+	changes[0].record = key.recordOf(&changes[0])
 	done := written{}
 	b = &pgx.Batch{}
-	b.Queue(st.sql, st.params(changes)...).Query(done.read)
+	st.queue(b, changes).Query(done.read)
 	b.Queue("COMMIT")
 	if err := conn.SendBatch(ctx, b).Close(); err != nil {
 		return err
@@ -206,6 +244,7 @@ func (s *Store) lockAndWrite(ctx context.Context, read func(*pgx.Batch), st stat
 			return fmt.Errorf("entity %s was locked at version %d, but not written", c.id, c.version-1)
 		}
 	}
+	key.stored()
 	return nil
 }
 

@@ -7,7 +7,6 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"outflow/domain"
-	"outflow/outbox"
 )
 
 const customerColumns = `c.id, c.version, c.name, c.email, c.phone, c.address, c.status,
@@ -74,20 +73,22 @@ func customerArgs(changes []change) []any {
 
 // Emails are inserted in one order everywhere: of two statements with emails
 // in common, one waits for the other, and neither in a circle.
-var createCustomers = statement{args: customerArgs, sql: customerInput + `, changed AS (
+var createCustomers = newStatement(customerArgs, customerInput+`, changed AS (
     INSERT INTO customers (id, version, name, email, email_canonical, phone, address, status,
         spending_limit_amount, spending_limit_currency, metadata, created_at, updated_at)
     SELECT i.id, i.version, i.name, i.email, i.email_canonical, i.phone, i.address, i.status,
         i.spending_limit_amount, i.spending_limit_currency, i.metadata, i.created_at, i.updated_at
     FROM input i ORDER BY i.email_canonical
     RETURNING id
-)` + outbox.Append}
+)`).apart(emailOf)
+
+func emailOf(c change) string { return domain.CanonicalEmail(c.customer.Email) }
 
 // The rows are locked by their ids alone, and the guards are held against what
 // comes out of the lock, which is the row as it is then. Asked for live rows,
 // PostgreSQL may read all of an index of live rows, which it takes for a small
 // one until somebody has analyzed the table.
-var updateCustomers = statement{args: customerArgs, sql: customerInput + `, locked AS (
+var updateCustomers = newStatement(customerArgs, customerInput+`, locked AS (
     SELECT c.id, c.version, c.deleted_at FROM customers c WHERE c.id = ANY ($12::uuid[]) ORDER BY c.id FOR NO KEY UPDATE
 ), changed AS (
     UPDATE customers c SET version = i.version, name = i.name, email = i.email, email_canonical = i.email_canonical,
@@ -96,17 +97,17 @@ var updateCustomers = statement{args: customerArgs, sql: customerInput + `, lock
     FROM locked l JOIN input i ON i.id = l.id AND i.version = l.version + 1
     WHERE c.id = l.id AND l.deleted_at IS NULL
     RETURNING c.id
-)` + outbox.Append}
+)`).apart(emailOf)
 
 // The row stays, so that the version goes on and orders keep their customer.
-var deleteCustomers = statement{args: tombstoneArgs, sql: tombstoneInput + `, locked AS (
+var deleteCustomers = newStatement(tombstoneArgs, tombstoneInput+`, locked AS (
     SELECT c.id, c.version, c.deleted_at FROM customers c WHERE c.id = ANY ($12::uuid[]) ORDER BY c.id FOR NO KEY UPDATE
 ), changed AS (
     UPDATE customers c SET version = i.version, updated_at = i.at, deleted_at = i.at
     FROM locked l JOIN input i ON i.id = l.id AND i.version = l.version + 1
     WHERE c.id = l.id AND l.deleted_at IS NULL
     RETURNING c.id
-)` + outbox.Append}
+)`)
 
 // CreateCustomer creates a customer. It returns CodeInvalid with every
 // problem, and CodeEmailTaken if a live customer has the email.
@@ -167,6 +168,9 @@ func (s *Store) UpdateCustomer(ctx context.Context, id domain.ID, pre Preconditi
 		now = *d.After
 		return &c, err
 	})
+	if err == nil {
+		err = s.settle(ctx, now)
+	}
 	if err != nil {
 		return domain.Customer{}, wrap("update a customer", err)
 	}

@@ -8,7 +8,6 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"outflow/domain"
-	"outflow/outbox"
 )
 
 const orderColumns = `o.id, o.version, o.customer_id, o.currency, o.items, o.total, o.status, o.reason, o.created_at, o.updated_at`
@@ -64,7 +63,7 @@ func orderArgs(changes []change) []any {
 // An order is placed only for a live customer, who can't be deleted before the
 // order is committed: what comes out of a lock is the row as it is then, also
 // when the lock had to wait for a deletion.
-var placeOrders = statement{args: orderArgs, sql: orderInput + `, owner AS (
+var placeOrders = newStatement(orderArgs, orderInput+`, owner AS (
     SELECT c.id, c.deleted_at FROM customers c WHERE c.id = ANY ($14::uuid[]) ORDER BY c.id FOR SHARE
 ), changed AS (
     INSERT INTO orders (id, version, customer_id, currency, items, total, status, reason, created_at, updated_at)
@@ -72,9 +71,9 @@ var placeOrders = statement{args: orderArgs, sql: orderInput + `, owner AS (
     FROM owner JOIN input i ON i.customer_id = owner.id
     WHERE owner.deleted_at IS NULL
     RETURNING id
-)` + outbox.Append}
+)`)
 
-var updateOrders = statement{args: orderArgs, sql: orderInput + `, locked AS (
+var updateOrders = newStatement(orderArgs, orderInput+`, locked AS (
     SELECT o.id, o.version, o.deleted_at FROM orders o WHERE o.id = ANY ($12::uuid[]) ORDER BY o.id FOR NO KEY UPDATE
 ), changed AS (
     UPDATE orders o SET version = i.version, currency = i.currency, items = i.items, total = i.total,
@@ -82,16 +81,16 @@ var updateOrders = statement{args: orderArgs, sql: orderInput + `, locked AS (
     FROM locked l JOIN input i ON i.id = l.id AND i.version = l.version + 1
     WHERE o.id = l.id AND l.deleted_at IS NULL
     RETURNING o.id
-)` + outbox.Append}
+)`)
 
-var deleteOrders = statement{args: tombstoneArgs, sql: tombstoneInput + `, locked AS (
+var deleteOrders = newStatement(tombstoneArgs, tombstoneInput+`, locked AS (
     SELECT o.id, o.version, o.deleted_at FROM orders o WHERE o.id = ANY ($12::uuid[]) ORDER BY o.id FOR NO KEY UPDATE
 ), changed AS (
     UPDATE orders o SET version = i.version, updated_at = i.at, deleted_at = i.at
     FROM locked l JOIN input i ON i.id = l.id AND i.version = l.version + 1
     WHERE o.id = l.id AND l.deleted_at IS NULL
     RETURNING o.id
-)` + outbox.Append}
+)`)
 
 // PlaceOrder places an order. It returns CodeInvalid with every problem; that
 // there is no such customer is one, of the field customer_id.
@@ -156,6 +155,9 @@ func (s *Store) UpdateOrder(ctx context.Context, id domain.ID, pre Precondition,
 		now = *d.After
 		return s.orderChange(id, d, m)
 	})
+	if err == nil {
+		err = s.settle(ctx, now)
+	}
 	if err != nil {
 		return domain.Order{}, wrap("update an order", err)
 	}

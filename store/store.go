@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -20,6 +21,14 @@ import (
 type Config struct {
 	Now   func() time.Time // the clock of created_at, updated_at and events; time.Now when nil
 	NewID func() domain.ID // makes the ids of entities and events; UUIDv7 when nil
+
+	// Committers is how many shared statements of one kind may be under way at
+	// once; 3 when 0. See [Store.Run].
+	Committers int
+
+	// KeyWait is how long a request waits for another one with the same
+	// idempotency key; 5 s when 0. See [Store.Once].
+	KeyWait time.Duration
 }
 
 // Store reads and writes customers and orders. Any number of goroutines and
@@ -27,6 +36,10 @@ type Config struct {
 type Store struct {
 	pool *pgxpool.Pool
 	cfg  Config
+
+	shared   atomic.Pointer[committers] // nil while the store doesn't run
+	counters counters
+	keys     keysInFlight
 }
 
 // New returns a store over a pool that [Open] made, or one that is configured
@@ -37,6 +50,12 @@ func New(pool *pgxpool.Pool, cfg Config) *Store {
 	}
 	if cfg.NewID == nil {
 		cfg.NewID = func() domain.ID { return domain.ID(uuid.Must(uuid.NewV7())) }
+	}
+	if cfg.Committers == 0 {
+		cfg.Committers = 3
+	}
+	if cfg.KeyWait == 0 {
+		cfg.KeyWait = 5 * time.Second
 	}
 	return &Store{pool: pool, cfg: cfg}
 }

@@ -22,8 +22,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m, pgtest.IgnoreServer()) }
 
 var by = domain.Metadata{Actor: "test", CorrelationID: "r-1", CausationID: "c-1", Traceparent: "00-1-2-01"}
 
-// open returns a store on a database of its own, through the pool that
-// production uses. When the test ends, the whole log is checked.
+// open returns a store on a database of its own, which runs, through the pool
+// that production uses. When the test ends, the whole log is checked.
 func open(t *testing.T) (*store.Store, *pgxpool.Pool) {
 	t.Helper()
 	return openAt(t, nil)
@@ -36,6 +36,7 @@ func openAt(t *testing.T, now func() time.Time) (*store.Store, *pgxpool.Pool) {
 	t.Cleanup(pool.Close)
 	s := store.New(pool, store.Config{Now: now})
 	t.Cleanup(func() { checkLog(t, s, pool) })
+	run(t, s)
 	return s, pool
 }
 
