@@ -22,9 +22,10 @@ import (
 	"outflow/internal/consumer"
 	"outflow/internal/events"
 	"outflow/internal/mongofake"
+	"outflow/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, pgtest.IgnoreServer()) }
 
 // server is a MongoDB server.
 type server struct {
