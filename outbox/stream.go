@@ -22,6 +22,11 @@ const (
 	// readBuffer is that of the replication connection: what the server sends
 	// while the relay is busy is then read at once.
 	readBuffer = 1 << 20
+	// A reader that keeps up makes the server slower: it is woken for every
+	// small message. So when events come closer than busyGap, the next read
+	// waits for gather.
+	busyGap = time.Millisecond
+	gather  = 300 * time.Microsecond
 	// statusInterval is how often the server hears from the relay, whatever
 	// the relay waits for; it ends connections that are silent for
 	// wal_sender_timeout (a minute by default).
@@ -217,10 +222,18 @@ func (r *streamReader) run(ctx context.Context, out chan<- chunk) error {
 	// A deadline, not a close: what was committed is still to be confirmed.
 	defer context.AfterFunc(ctx, func() { _ = r.conn.Conn().SetReadDeadline(time.Unix(1, 0)) })()
 	frontend := r.conn.Frontend()
+	var emptied time.Time // when the last event was read and no more was there
 	for {
 		if (r.buf.marked || len(r.buf.records) > 0) && frontend.ReadBufferLen()+r.ahead.Buffered() == 0 {
+			events := len(r.buf.records)
 			if err := r.flush(ctx, out); err != nil {
 				return err
+			}
+			if now := time.Now(); events > 0 {
+				if now.Sub(emptied) < busyGap {
+					time.Sleep(gather)
+				}
+				emptied = now
 			}
 		}
 		msg, err := frontend.Receive()
