@@ -44,7 +44,7 @@ partitions, and of the relays one works while the others stand by.`,
 	for _, c := range partCommands {
 		root.AddCommand(partCommand(c, stderr, environ))
 	}
-	root.AddCommand(migrateCommand(stderr, environ), simulateCommand(stdout, stderr, environ), app.VersionCommand("outflow"))
+	root.AddCommand(migrateCommand(stderr, environ), dlqCommand(environ), simulateCommand(stdout, stderr, environ), app.VersionCommand("outflow"))
 	return root.ExecuteContext(ctx)
 }
 
