@@ -156,7 +156,7 @@ func TestHelpAndVersion(t *testing.T) {
 	}
 	stdout, _, status := runOnce(t, nil, "outflow", "--help")
 	require.Zero(t, status)
-	for _, c := range []string{"api", "relay", "replicate", "confirm", "notify", "migrate", "version"} {
+	for _, c := range []string{"api", "relay", "replicate", "analyze", "confirm", "notify", "migrate", "version"} {
 		require.Contains(t, stdout, "\n  "+c)
 	}
 	for _, binary := range []string{"outflow", "outflow-dev"} {
