@@ -142,7 +142,9 @@ func (s *server) do(method, path string, body any, headers ...string) answer {
 	defer func() { _ = resp.Body.Close() }()
 	raw, err := io.ReadAll(resp.Body)
 	require.NoError(s.t, err)
-	return answer{s.t, resp.StatusCode, resp.Header, string(raw)}
+	a := answer{s.t, resp.StatusCode, resp.Header, string(raw)}
+	a.documented(method, path)
+	return a
 }
 
 // raw sends a request as it is written, with more headers, and returns the

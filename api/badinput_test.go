@@ -249,12 +249,15 @@ func TestTraceparentsAreChecked(t *testing.T) {
 		"01-" + trace + "more": false, "01-" + trace + "-mo re": false, "x": false,
 	} {
 		n++
-		c := s.do("POST", customers, fmt.Sprintf(`{"name":"Ada","email":"a%d@example.com"}`, n), "traceparent: "+header).is(201).object()
+		a := s.do("POST", customers, fmt.Sprintf(`{"name":"Ada","email":"a%d@example.com"}`, n), "traceparent: "+header).is(201)
+		c := a.object()
 		m := s.do("GET", at("/api/customers/%s/events", c), nil).data()[0]["metadata"]
 		if taken {
 			require.Equal(t, header, m.(map[string]any)["traceparent"])
+			require.Equal(t, header, a.Header.Get("Traceparent"))
 		} else {
 			require.NotContains(t, m, "traceparent", header)
+			require.Empty(t, a.Header.Get("Traceparent"))
 		}
 	}
 }

@@ -53,6 +53,9 @@ func newExchange(w http.ResponseWriter, r *http.Request, a *api) *exchange {
 	h := w.Header()
 	h.Set("X-Request-Id", x.requestID)
 	h.Set("X-Content-Type-Options", "nosniff")
+	if x.traceparent != "" {
+		h.Set("Traceparent", x.traceparent)
+	}
 	return x
 }
 

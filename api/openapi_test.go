@@ -2,15 +2,22 @@ package api_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"flag"
+	"fmt"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"outflow/api"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -36,6 +43,81 @@ func TestOpenAPIIsTheContract(t *testing.T) {
 		want, err := os.ReadFile(golden)
 		require.NoError(t, err)
 		require.Equal(t, string(want), string(got), "the contract changed: see this test's comment")
+	}
+}
+
+// TestEveryVersionOfTheContractIsOne keeps a version of the contract from meaning
+// two things: testdata/versions.txt says which document a version stands for,
+// and a line of it is never changed. When this fails, the contract has changed:
+// raise api.Version (the second number for what clients may ignore, the first
+// for what they may not) and run with -update.
+func TestEveryVersionOfTheContractIsOne(t *testing.T) {
+	t.Parallel()
+	s := startWithoutStore(t)
+	var b bytes.Buffer
+	require.NoError(t, json.Indent(&b, []byte(s.do("GET", "/openapi.json", nil).is(200).Raw), "", "  "))
+	now := fmt.Sprintf("%s %x", api.Version, sha256.Sum256(b.Bytes()))
+	const file = "testdata/versions.txt"
+	raw, err := os.ReadFile(file)
+	require.NoError(t, err)
+	lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
+	last := lines[len(lines)-1]
+	if version, _, _ := strings.Cut(last, " "); *update && version != api.Version {
+		require.NoError(t, os.WriteFile(file, append(raw, now+"\n"...), 0o644))
+		last = now
+	}
+	require.Equal(t, last, now, "the contract changed: see this test's comment")
+	for i, line := range lines {
+		require.Regexp(t, `^[0-9]+\.[0-9]+\.[0-9]+ [0-9a-f]{64}$`, line)
+		if i > 0 {
+			require.Positive(t, slices.Compare(numbers(line), numbers(lines[i-1])), "versions only rise: %s", line)
+		}
+	}
+}
+
+func numbers(version string) []int {
+	var n [3]int
+	_, _ = fmt.Sscanf(version, "%d.%d.%d", &n[0], &n[1], &n[2])
+	return n[:]
+}
+
+// contract is the document that answers are held against.
+var contract = sync.OnceValues(func() (d document, err error) {
+	w := httptest.NewRecorder()
+	api.New(nil, api.Config{}).ServeHTTP(w, httptest.NewRequest("GET", "/openapi.json", nil))
+	return d, json.Unmarshal(w.Body.Bytes(), &d)
+})
+
+// documented checks that the operation that gave an answer says that it may:
+// its status, the type of its problem, its content type. Every answer that the
+// tests of this package get is held against this.
+func (a answer) documented(method, path string) {
+	a.t.Helper()
+	d, err := contract()
+	require.NoError(a.t, err)
+	path, _, _ = strings.Cut(path, "?")
+	parts := strings.Split(strings.TrimSuffix(path, "/"), "/")
+	for template, ops := range d.Paths {
+		if !slices.EqualFunc(strings.Split(template, "/"), parts, func(t, p string) bool { return t == p || t[:min(len(t), 1)] == "{" && p != "" }) {
+			continue
+		}
+		op, ok := ops[strings.ToLower(strings.Replace(method, "HEAD", "GET", 1))]
+		if !ok {
+			return // 405, of no operation
+		}
+		at := fmt.Sprintf("%s %s answers %d", method, template, a.Status)
+		r, ok := op.Responses[strconv.Itoa(a.Status)]
+		require.True(a.t, ok, "%s, which is not documented: %s", at, a.Raw)
+		if method == "HEAD" || a.Raw == "" {
+			return
+		}
+		contentType, _, _ := strings.Cut(a.Header.Get("Content-Type"), ";")
+		require.Contains(a.t, r.Content, contentType, at)
+		if contentType == "application/problem+json" {
+			_, slug, _ := strings.Cut(a.object()["type"].(string), "/problems/")
+			require.Contains(a.t, r.Content[contentType].Examples, slug, at)
+		}
+		return
 	}
 }
 

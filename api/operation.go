@@ -217,7 +217,7 @@ func writing(body bool) []domain.Code {
 
 // refuses documents the problems that an operation can have.
 func refuses(op huma.Operation, codes ...domain.Code) huma.Operation {
-	codes = append(codes, codeInternal)
+	codes = append(codes, codeInternal, codeBadRequest, codeHeaderTooLarge)
 	if op.Method != http.MethodDelete {
 		codes = append(codes, codeNotAcceptable)
 	}

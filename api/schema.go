@@ -11,13 +11,13 @@ import (
 
 // Version is the version of the API's contract: what it says changes only
 // together with it.
-const Version = "1.0.0"
+const Version = "1.1.0"
 
 const about = `Customers and orders. Every change is committed together with an event that carries the state before and after, and that goes on to Kafka, in order and once.
 
 Errors are problem documents ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) whose type is stable and explained under its URI. A refused body is refused with all its problems at once. Bodies have at most 64 KiB; null means absent.
 
-Amounts of money are integers, in minor units of their currency: 1250 EUR is € 12.50. Times are in UTC and have milliseconds. Every path also answers with a trailing slash.`
+Amounts of money are integers, in minor units of their currency: 1250 EUR is € 12.50. Times are in UTC and have milliseconds. A request's X-Request-Id (or a new one, when it has none) and traceparent ([W3C Trace Context](https://www.w3.org/TR/trace-context/)) are in its response and in the events that it causes. Every path also answers with a trailing slash.`
 
 // description is the part of the OpenAPI document that is not operations.
 func description() huma.Config {
