@@ -31,8 +31,9 @@ var allowed = map[string][]string{
 	"confirmer":  {"domain", "internal", "store"},
 	"analytics":  {"domain", "internal"},
 	"simulator":  {"domain"},
+	"verify":     {"domain", "internal", "outbox", "replicator", "store"},
 	"internal":   {"domain", "internal", "migrations"},
-	"cmd":        {"api", "analytics", "cmd", "confirmer", "domain", "internal", "migrations", "notifier", "outbox", "replicator", "simulator", "store"},
+	"cmd":        {"api", "analytics", "cmd", "confirmer", "domain", "internal", "migrations", "notifier", "outbox", "replicator", "simulator", "store", "verify"},
 	"e2e":        {"domain", "internal"},
 }
 

@@ -91,7 +91,7 @@ func plan(e domain.Event) (collection string, doc bson.Raw, err error) {
 	if !strings.HasSuffix(e.Type, ".v1") {
 		return "", nil, errors.New("event of an unknown version")
 	}
-	doc, err = document(e)
+	doc, err = Document(e)
 	return EntityCollections[i].Base, doc, err
 }
 

@@ -18,10 +18,10 @@ import (
 // dates are the fields that the replica holds as dates rather than text.
 var dates = map[string]bool{"created_at": true, "updated_at": true}
 
-// document returns what the replica holds of the entity that e is about, once
+// Document returns what the replica holds of the entity that e is about, once
 // e is applied: the entity, or its tombstone. An entity's fields are those of
 // e.After, also those that this version of outflow doesn't know.
-func document(e domain.Event) (bson.Raw, error) {
+func Document(e domain.Event) (bson.Raw, error) {
 	b := make([]byte, 0, len(e.After)+len(e.After)/2+128)
 	_, b = bsoncore.AppendDocumentStart(b)
 	b = bsoncore.AppendStringElement(b, "_id", e.AggregateID.String())

@@ -27,7 +27,7 @@ func TestFieldsKeepNameOrderAndValue(t *testing.T) {
 	e := entity(`{"id":"` + id(1).String() + `","version":7,
 		"new":{"z":[1,-1,9223372036854775807,9223372036854775808],"a":[0.5,1.10,0.1234567890123456789,1e3,1e400,-0.0],"n":null,"b":[true,false,[],{}]},
 		"created_at":"2026-11-21T05:05:06.789+01:00","updated_at":null}`)
-	raw, err := document(e)
+	raw, err := Document(e)
 	require.NoError(t, err)
 	var got bson.D
 	require.NoError(t, bson.Unmarshal(raw, &got))
@@ -67,7 +67,7 @@ func TestWhatCannotBeConvertedIsRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, err := document(entity(after))
+			_, err := Document(entity(after))
 			require.Error(t, err)
 		})
 	}
@@ -82,7 +82,7 @@ func FuzzDocument(f *testing.F) {
 		}
 		e := customer(1, 7)
 		e.After = append([]byte(`{"id":"`+id(1).String()+`",`), fields[1:]...)
-		raw, err := document(e)
+		raw, err := Document(e)
 		if err != nil {
 			return
 		}

@@ -1,0 +1,253 @@
+package verify
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo"
+
+	"outflow/domain"
+	"outflow/internal/mongodb"
+	"outflow/replicator"
+)
+
+// finding is a difference, and what repairing it needs.
+type finding struct {
+	Difference
+	id      any           // as the document has it
+	version bson.RawValue // as the document has it
+	want    bson.Raw      // nil when nothing should be there
+}
+
+// settle looks at the suspects again once the replica has caught up with what
+// they were seen at, and tells those that still differ.
+func (v *Replica) settle(ctx context.Context) error {
+	for look := 1; len(v.suspects) > 0; look++ {
+		if look > maxLooks {
+			v.report.Undecided += int64(len(v.suspects))
+			break
+		}
+		if err := v.caughtUp(ctx); err != nil {
+			return err
+		}
+		findings, err := v.look(ctx)
+		if err != nil {
+			return err
+		}
+		for _, f := range findings {
+			if v.Repair {
+				if f.Repaired, err = v.repair(ctx, f); err != nil {
+					return fmt.Errorf("repair %s %s: %w", v.typ, f.ID, err)
+				}
+			}
+			v.report.Differences[f.Kind]++
+			if f.Repaired {
+				v.report.Repaired++
+			}
+			if v.OnDifference != nil {
+				v.OnDifference(f.Difference)
+			}
+		}
+	}
+	clear(v.suspects)
+	clear(v.odd)
+	return nil
+}
+
+// look reads the suspects of both sides and judges them. What it can't judge
+// stays suspected.
+func (v *Replica) look(ctx context.Context) ([]finding, error) {
+	var ids bson.A
+	var known []domain.ID
+	for id := range v.suspects {
+		if odd, ok := v.odd[id]; ok {
+			ids = append(ids, odd)
+			continue
+		}
+		ids = append(ids, id)
+		if parsed, err := domain.ParseID(id); err == nil && parsed.String() == id {
+			known = append(known, parsed)
+		}
+	}
+	// The replica first: what it has then, the source has by the time it is
+	// read.
+	docs, err := v.find(ctx, bson.D{{Key: "_id", Value: bson.D{{Key: "$in", Value: ids}}}})
+	if err != nil {
+		return nil, err
+	}
+	rows, err := v.Store.StatesOf(ctx, v.typ, known)
+	if err != nil {
+		return nil, err
+	}
+	replica, source := map[string]bson.Raw{}, map[string]domain.Event{}
+	for _, d := range docs {
+		replica[textOf(d.Lookup("_id"))] = d
+	}
+	versions := map[domain.ID]int64{}
+	for _, r := range rows {
+		source[r.AggregateID.String()] = r
+		if n, ok := versionOf(replica[r.AggregateID.String()]); ok && n > 0 && n <= r.AggregateVersion {
+			versions[r.AggregateID] = n
+		}
+	}
+	logged, err := v.Store.Events(ctx, v.typ, versions)
+	if err != nil {
+		return nil, err
+	}
+	log := map[string]domain.Event{}
+	for _, e := range logged {
+		log[e.AggregateID.String()] = e
+	}
+	var found []finding
+	for id, s := range v.suspects {
+		row, there := source[id]
+		f, decided, err := judge(s, replica[id], row, there, log[id])
+		if err != nil {
+			return nil, fmt.Errorf("convert %s %s: %w", v.typ, id, err)
+		}
+		if !decided {
+			v.suspects[id] = suspect{row.AggregateVersion} // the next look comes when the replica has this
+			continue
+		}
+		delete(v.suspects, id)
+		if f != nil {
+			f.Type, f.ID, f.id = v.typ, id, any(id)
+			if odd, ok := v.odd[id]; ok {
+				f.id = odd
+			}
+			found = append(found, *f)
+		}
+	}
+	slices.SortFunc(found, func(a, b finding) int { return bytes.Compare([]byte(a.ID), []byte(b.ID)) })
+	return found, nil
+}
+
+// judge tells how a document differs from its source; nil when it doesn't. The
+// document was read before the row, and both after the replica had caught up
+// with the version that the suspect was seen at. logged is the event that made
+// the document's version, zero when the log doesn't hold it. It is not decided
+// when the row has moved on and there is nothing else to compare with.
+func judge(s suspect, doc bson.Raw, row domain.Event, there bool, logged domain.Event) (f *finding, decided bool, err error) {
+	if !there {
+		if doc == nil {
+			return nil, true, nil
+		}
+		f := &finding{version: doc.Lookup("version")}
+		f.Kind = Extra
+		f.Replica, _ = versionOf(doc)
+		return f, true, nil
+	}
+	want, err := replicator.Document(row)
+	if err != nil {
+		return nil, false, err
+	}
+	f = &finding{want: want}
+	f.Source = row.AggregateVersion
+	if doc == nil {
+		// Missing only if it was committed before the replica caught up.
+		f.Kind = Missing
+		return f, s.source > 0, nil
+	}
+	version, ok := versionOf(doc)
+	f.Replica, f.version = version, doc.Lookup("version")
+	switch {
+	case !ok:
+		f.Kind = Corrupt
+		return f, true, nil
+	case version < s.source:
+		f.Kind = Stale
+		return f, true, nil
+	case version > row.AggregateVersion:
+		f.Kind = Ahead
+		return f, true, nil
+	case version == row.AggregateVersion && same(want, doc):
+		return nil, true, nil
+	case logged.AggregateVersion == version:
+		told, err := replicator.Document(logged)
+		if err == nil && same(told, doc) {
+			return nil, true, nil
+		}
+	case version < row.AggregateVersion:
+		return nil, false, nil
+	}
+	f.Kind = Corrupt
+	return f, true, nil
+}
+
+// repair writes what the source holds, unless somebody changed the document
+// since it was seen.
+func (v *Replica) repair(ctx context.Context, f finding) (bool, error) {
+	if f.Kind == Missing || f.Kind == Stale {
+		// Whatever else came meanwhile is newer than what was seen, and what
+		// is newer than the source's version stays.
+		w := mongodb.Versioned{ID: f.ID, Version: f.Source, Document: f.want}
+		err := mongodb.ReplaceOlder(ctx, v.base, []mongodb.Versioned{w})[0]
+		return err == nil, err
+	}
+	seen := bson.D{{Key: "_id", Value: f.id}, {Key: "version", Value: bson.D{{Key: "$exists", Value: false}}}}
+	if f.version.Type != 0 {
+		seen[1].Value = f.version
+	}
+	if f.want == nil {
+		done, err := v.base.DeleteOne(ctx, seen)
+		return err == nil && done.DeletedCount == 1, err
+	}
+	var done *mongo.UpdateResult
+	done, err := v.base.ReplaceOne(ctx, seen, f.want)
+	return err == nil && done.MatchedCount == 1, err
+}
+
+// versionOf returns a document's version, if it has what is one.
+func versionOf(doc bson.Raw) (int64, bool) {
+	n, ok := doc.Lookup("version").Int64OK()
+	return n, ok && n > 0
+}
+
+func textOf(id bson.RawValue) string {
+	if s, ok := id.StringValueOK(); ok {
+		return s
+	}
+	return id.String()
+}
+
+// same compares documents without regard to the order of their fields, which
+// no reader of the replica relies on.
+func same(a, b bson.Raw) bool {
+	if bytes.Equal(a, b) {
+		return true
+	}
+	x, err := a.Elements()
+	if err != nil {
+		return false
+	}
+	y, err := b.Elements()
+	if err != nil || len(x) != len(y) {
+		return false
+	}
+	other := make(map[string]bson.RawValue, len(y))
+	for _, e := range y {
+		other[e.Key()] = e.Value()
+	}
+	for _, e := range x {
+		v, ok := other[e.Key()]
+		if !ok || !sameValue(e.Value(), v) {
+			return false
+		}
+		delete(other, e.Key())
+	}
+	return len(other) == 0
+}
+
+func sameValue(a, b bson.RawValue) bool {
+	if a.Type != b.Type {
+		return false
+	}
+	switch a.Type {
+	case bson.TypeEmbeddedDocument, bson.TypeArray:
+		return same(bson.Raw(a.Value), bson.Raw(b.Value))
+	}
+	return bytes.Equal(a.Value, b.Value)
+}
