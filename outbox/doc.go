@@ -36,6 +36,14 @@
 // lock keeps relays from fencing each other in turn; that events are published
 // once depends on the transactional ids alone.
 //
+// A slot that was dropped, invalidated, moved or replaced is replaced without
+// help: windows go on from the checkpoint that the stream keeps in its
+// progress, and leave out what was published past it, until the stream can
+// take over again. The same way a backlog is caught up after a long stop,
+// faster than the server could decode it. What Kafka has lost is published
+// again from the outbox. A promoted server is followed if it holds all that is
+// published; another database is refused (see [Config], Resync).
+//
 // A relay that is paused loses the lock after a few seconds
 // (idle_session_timeout), so that a standby takes over; when it wakes up, its
 // transactional ids are fenced.

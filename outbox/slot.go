@@ -31,7 +31,11 @@ func sqlState(err error) string {
 func (s *session) chooseSource(ctx context.Context) error {
 	if s.cfg.Source == SourcePoll {
 		s.update(func(st *Stats) { st.Source, st.Reason = SourcePoll, "configured" })
-		return nil
+		info, err := s.slotInfo(ctx)
+		if err == nil && info.exists {
+			s.log.Warn("the relay polls, and its replication slot keeps the server from removing old log: drop it if polling is to stay", "slot", s.cfg.slotName())
+		}
+		return err
 	}
 	problem, err := s.streamProblem(ctx)
 	switch {
