@@ -23,7 +23,8 @@ func (s *system) agree(t require.TestingT, r *rand.Rand, all []domain.Event, cus
 	for _, now := range times {
 		read := s.reader(now)
 		windows := []time.Duration{
-			[]time.Duration{time.Second, time.Hour, 6 * time.Hour, 24 * time.Hour, 100 * time.Hour}[r.IntN(5)],
+			100 * time.Hour,
+			[]time.Duration{time.Second, time.Hour, 6 * time.Hour, 24 * time.Hour}[r.IntN(4)],
 			time.Duration(1+r.IntN(90_000_000)) * time.Millisecond,
 			now.Sub(all[r.IntN(len(all))].OccurredAt).Abs() + time.Duration(r.IntN(2))*time.Millisecond,
 		}

@@ -178,11 +178,11 @@ func (s *story) update(total int64, currency string, at time.Time) *story {
 }
 
 func (s *story) confirm(at time.Time) *story {
-	return s.add(s.order.ID, domain.DecideOrder(s.order, &customer, at), nil)
+	return s.add(s.order.ID, domain.DecideOrder(s.order, &customer, 0, at), nil)
 }
 
 func (s *story) reject(at time.Time) *story {
-	return s.add(s.order.ID, domain.DecideOrder(s.order, nil, at), nil)
+	return s.add(s.order.ID, domain.DecideOrder(s.order, nil, 0, at), nil)
 }
 
 func (s *story) cancel(at time.Time) *story {

@@ -215,6 +215,35 @@ func TestAnOldGenerationDoesNotReachTheNewOne(t *testing.T) {
 	s.agree(t, rand.New(rand.NewPCG(3, 3)), order.events, 1)
 }
 
+// A worker that was thought dead is stopped between its two reads, while others
+// count its event and close the version in the bucket: had it read the fact
+// before the bucket, neither would tell it that the event is counted.
+func TestAWorkerWakesUpBetweenItsReads(t *testing.T) {
+	s := start(t)
+	if s.fake == nil {
+		t.Skip("holds a command in the in-process MongoDB server")
+	}
+	first, second := placed(id(3), id(1), "EUR", 100, epoch), placed(id(6), id(1), "EUR", 900, epoch)
+	s.deliver(t, first.events...)
+	first.confirm(epoch)
+	event := message(first.events[1], 0, 1)
+
+	zombie := s.newWorker(t, Config{})
+	held := s.fake.Fault(mongofake.Fault{Command: "find", Skip: 1, Count: 1, Hold: true})
+	answers := make(chan []error, 1)
+	go func() { answers <- zombie.handle(context.Background(), []consumer.Message{event}) }()
+	require.NoError(t, held.Wait(t.Context(), 1))
+	for _, err := range s.worker.handle(t.Context(), []consumer.Message{event}) {
+		require.NoError(t, err)
+	}
+	s.deliver(t, second.events...)
+	held.Remove()
+	for _, err := range <-answers {
+		require.NoError(t, err)
+	}
+	s.agree(t, rand.New(rand.NewPCG(6, 6)), append(first.events, second.events...), 1)
+}
+
 func TestWhatCannotBeCountedIsRefusedAndTheRestCounted(t *testing.T) {
 	s := start(t)
 	bad, good := placed(id(8), id(1), "EUR", 100, epoch).confirm(epoch), placed(id(9), id(1), "EUR", 900, epoch).confirm(epoch)
