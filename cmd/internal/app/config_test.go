@@ -38,6 +38,13 @@ func TestLoadConfigDefaultsAndLists(t *testing.T) {
 	require.Equal(t, []string{"a:9092", "b:9092"}, c.KafkaBrokers)
 	require.Equal(t, "127.0.0.1:8000", c.Listen, "an empty variable counts as unset")
 	require.Equal(t, "outflow.customer.v1", c.Namespace().Topic("customer"))
+	require.False(t, c.RequireIfMatch)
+
+	c, err = app.LoadConfig([]string{"OUTFLOW_REQUIRE_IF_MATCH=true"})
+	require.NoError(t, err)
+	require.True(t, c.RequireIfMatch)
+	_, err = app.LoadConfig([]string{"OUTFLOW_REQUIRE_IF_MATCH=always"})
+	require.ErrorContains(t, err, "OUTFLOW_REQUIRE_IF_MATCH is not a bool (true or false)")
 }
 
 func TestUnknownFindsMisspeltVariables(t *testing.T) {
