@@ -3,6 +3,10 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -16,6 +20,7 @@ type banner struct {
 	ephemeral    bool
 	servicesOnly bool
 	took         time.Duration
+	demo         string // what --seed-demo did; empty when it wasn't given
 }
 
 func (b banner) get(name string) string {
@@ -28,7 +33,7 @@ func (b banner) get(name string) string {
 }
 
 func (b banner) print(w io.Writer) {
-	env := "outflow-dev env"
+	env := self() + " env"
 	if b.home != "" {
 		env += " --data-dir " + b.home
 	}
@@ -51,16 +56,43 @@ func (b banner) print(w io.Writer) {
 	} else {
 		line("Data", b.data+" (kept for the next start)")
 	}
+	if b.demo != "" {
+		line("Demo", b.demo)
+	}
+	eval := fmt.Sprintf(`eval "$(%s)"`, env)
 	if b.servicesOnly {
-		fmt.Fprintf(w, "\nRun the parts by hand, each in a shell of its own:\n\n  eval \"$(%s)\"; outflow relay\n", env)
+		fmt.Fprintf(w, "\nRun the parts by hand, each in a shell of its own:\n\n  %s; outflow relay\n", eval)
 	} else {
+		try := `"$OUTFLOW_API_URL/api/customers" -H 'Content-Type: application/json' \
+    -d '{"name": "Ada Lovelace", "email": "ada@example.com"}'`
+		if b.demo != "" {
+			try = `"$OUTFLOW_API_URL/api/orders?status=confirmed"`
+		}
 		fmt.Fprintf(w, `
-Try it (then look at the inbox):
+What to try, in another shell:
 
-  curl -s %s/api/customers -H 'Content-Type: application/json' \
-    -d '{"name": "Ada Lovelace", "email": "ada@example.com"}'
-`, api)
-		fmt.Fprintf(w, "\nAddresses for your shell: eval \"$(%s)\"\n", env)
+  %s
+  curl -s %s
+  psql "$OUTFLOW_POSTGRES_URL" -c 'SELECT position, type, aggregate_version FROM outbox ORDER BY 1'
+
+Then look at the inbox, and send the examples of the API docs.
+`, eval, try)
 	}
 	fmt.Fprint(w, "Ctrl-C stops everything.\n")
+}
+
+// self is how the user calls this program: outflow-dev when that is on the
+// PATH, go run when it was built for this run alone.
+func self() string {
+	own, err := os.Executable()
+	if err != nil {
+		return "outflow-dev"
+	}
+	if strings.Contains(own, string(filepath.Separator)+"go-build") {
+		return "go run ./cmd/outflow-dev"
+	}
+	if found, err := exec.LookPath(filepath.Base(own)); err == nil && found == own {
+		return filepath.Base(own)
+	}
+	return own
 }

@@ -18,7 +18,7 @@ import (
 
 func main() {
 	ctx, stop := app.SignalContext(context.Background(), os.Stderr)
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(app.ExitStatus(err, os.Stderr))
 }
@@ -27,25 +27,30 @@ type flags struct {
 	dataDir      string
 	ephemeral    bool
 	listen       string
+	postgresBin  string
 	servicesOnly bool
 	verbose      bool
 	simulate     string
+	seedDemo     bool
 }
 
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	var o flags
 	root := &cobra.Command{
 		Use:   "outflow-dev",
 		Short: "Run all of outflow on this machine, with everything it needs",
 		Long: `Starts a private PostgreSQL, Kafka (kfake), MongoDB (the machine's own mongod,
 else a server in memory), a mailbox, and all parts of outflow: API, relay,
-replicator, confirmer and notifier. Needs Go and PostgreSQL's programs on the
-machine, and nothing else. Stop it with Ctrl-C.
+replicator, confirmer and notifier. Needs nothing but Go on the machine: when no
+PostgreSQL (14 or newer) is found, one is fetched from Maven Central, or from the
+Maven repository that OUTFLOW_POSTGRES_MIRROR names. Stop it with Ctrl-C.
 
 The data stays in the data directory and is there at the next start, unless
 --ephemeral is given.`,
 		Example: `  outflow-dev                                # everything, on http://127.0.0.1:8000
+  outflow-dev --seed-demo                    # with a few customers and orders to look at
   outflow-dev --ephemeral --listen :0        # nothing kept, any free port
+  outflow-dev reset                          # remove what was kept
   outflow-dev --services-only                # the servers; run the parts by hand:
   eval "$(outflow-dev env)"; outflow relay`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runStack(cmd.Context(), o, stdout, stderr) },
@@ -55,11 +60,13 @@ The data stays in the data directory and is there at the next start, unless
 	set := root.Flags()
 	set.BoolVar(&o.ephemeral, "ephemeral", false, "keep nothing: the data is removed at the end")
 	set.StringVar(&o.listen, "listen", "127.0.0.1:8000", "address of the API; port 0 picks a free one")
+	set.StringVar(&o.postgresBin, "postgres-bin", "", "folder of the PostgreSQL programs to run (default: the machine's own, else fetched ones)")
 	set.BoolVar(&o.servicesOnly, "services-only", false, "start the servers and migrate, and leave the parts to be run by hand")
+	set.BoolVar(&o.seedDemo, "seed-demo", false, "make a few customers and orders, if the database is empty")
 	set.StringVar(&o.simulate, "simulate", "", "keep the demo alive: simulated customers act at this rate, such as 5/s")
 	set.BoolVarP(&o.verbose, "verbose", "v", false, "log what the parts do, not just what goes wrong")
 	root.PersistentFlags().StringVar(&o.dataDir, "data-dir", "", "folder of this stack and its data (default "+defaultHint()+")")
-	root.AddCommand(envCommand(&o), app.VersionCommand("outflow-dev"))
+	root.AddCommand(envCommand(&o), resetCommand(&o, stdin), app.VersionCommand("outflow-dev"))
 	return root.ExecuteContext(ctx)
 }
 

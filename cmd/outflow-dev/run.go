@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"outflow/cmd/internal/app"
+	"outflow/internal/postgres"
 	"outflow/migrations"
 )
 
@@ -28,6 +29,9 @@ func runStack(ctx context.Context, o flags, stdout, stderr io.Writer) (err error
 	dir, err := o.home()
 	if err != nil {
 		return err
+	}
+	if o.seedDemo && o.servicesOnly {
+		return app.UsageError(errors.New("--seed-demo needs the API: leave out --services-only"))
 	}
 	h, err := openHome(dir)
 	if err != nil {
@@ -63,9 +67,17 @@ func runStack(ctx context.Context, o flags, stdout, stderr io.Writer) (err error
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
 	fmt.Fprintln(stdout, "outflow-dev is starting ...")
 
+	// Not within the time of the start: a slow network takes as long as it takes.
+	bin, err := postgres.FindOrFetch(ctx, o.postgresBin, postgres.Show(stderr))
+	if errors.Is(err, postgres.ErrNotFound) {
+		err = fmt.Errorf("%w; or name the folder of its programs with --postgres-bin", err)
+	}
+	if err != nil {
+		return clean(ctx, err)
+	}
 	starting, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	s, err := startServers(starting, data, o.ephemeral, log)
+	s, err := startServers(starting, data, bin, o.ephemeral, log)
 	if err != nil {
 		return clean(ctx, err)
 	}
@@ -108,11 +120,16 @@ func runStack(ctx context.Context, o flags, stdout, stderr io.Writer) (err error
 		if err := awaitReady(ctx, parts); err != nil {
 			return err
 		}
+		b.took = time.Since(begun)
+		if o.seedDemo && ctx.Err() == nil {
+			if b.demo, err = seedDemo(ctx, b.get("OUTFLOW_API_URL"), b.get("OUTFLOW_POSTGRES_URL")); err != nil {
+				return clean(ctx, err)
+			}
+		}
 		if ctx.Err() == nil {
 			if err := h.publish(state{PID: os.Getpid(), Ready: true, Env: vars}); err != nil {
 				return err
 			}
-			b.took = time.Since(begun)
 			b.print(stdout)
 		}
 		<-ctx.Done()
@@ -158,21 +175,33 @@ func buildParts(ln net.Listener, cfg app.Config, log *slog.Logger) ([]app.Part, 
 	return parts, nil
 }
 
-// awaitReady returns when every part works, or when ctx ends.
+// awaitReady returns when every part works and has done what was there for it,
+// or when ctx ends. The replica has then caught up with Kafka.
 func awaitReady(ctx context.Context, parts []app.Part) error {
 	late := time.NewTimer(startTimeout)
 	defer late.Stop()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for _, p := range parts {
-		for p.Ready != nil && !p.Ready() {
+	await := func(name, what string, is func() bool) error {
+		for is != nil && !is() {
 			select {
 			case <-ctx.Done():
 				return nil
 			case <-late.C:
-				return fmt.Errorf("the part %q is not ready after %s; start with --verbose to see why", p.Name, startTimeout)
+				return fmt.Errorf("the part %q is not %s after %s; start with --verbose to see why", name, what, startTimeout)
 			case <-tick.C:
 			}
+		}
+		return nil
+	}
+	for _, p := range parts {
+		if err := await(p.Name, "ready", p.Ready); err != nil {
+			return err
+		}
+	}
+	for _, p := range parts {
+		if err := await(p.Name, "up to date", p.Current); err != nil {
+			return err
 		}
 	}
 	return nil

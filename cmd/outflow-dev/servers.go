@@ -32,14 +32,14 @@ type servers struct {
 
 // startServers starts all servers with their data below dir. What was started
 // is stopped again when one of them fails.
-func startServers(ctx context.Context, dir string, ephemeral bool, log *slog.Logger) (_ *servers, err error) {
+func startServers(ctx context.Context, dir string, bin postgres.Binaries, ephemeral bool, log *slog.Logger) (_ *servers, err error) {
 	s := &servers{}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.stop())
 		}
 	}()
-	if s.postgres, err = postgres.Start(ctx, postgres.Config{Dir: filepath.Join(dir, "postgres"), Remove: ephemeral, Logger: log}); err != nil {
+	if s.postgres, err = postgres.Start(ctx, postgres.Config{Dir: filepath.Join(dir, "postgres"), Bin: bin, Remove: ephemeral, Logger: log}); err != nil {
 		return nil, err
 	}
 	s.onStop(s.postgres.Stop)

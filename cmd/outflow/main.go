@@ -44,7 +44,7 @@ partitions, and of the relays one works while the others stand by.`,
 	for _, c := range partCommands {
 		root.AddCommand(partCommand(c, stderr, environ))
 	}
-	root.AddCommand(migrateCommand(stderr, environ), dlqCommand(environ), simulateCommand(stdout, stderr, environ), app.VersionCommand("outflow"))
+	root.AddCommand(migrateCommand(stderr, environ), dlqCommand(environ), simulateCommand(stdout, stderr, environ), healthCommand(environ), app.VersionCommand("outflow"))
 	return root.ExecuteContext(ctx)
 }
 
@@ -116,6 +116,10 @@ func partCommand(spec partSpec, stderr io.Writer, environ []string) *cobra.Comma
 				return err
 			}
 			log := cfg.Logger(stderr)
+			status, err := app.ListenStatus(cfg)
+			if err != nil {
+				return err
+			}
 			if unknown := app.Unknown(environ); len(unknown) > 0 {
 				log.Warn("these variables mean nothing to outflow", "names", strings.Join(unknown, " "))
 			}
@@ -123,7 +127,11 @@ func partCommand(spec partSpec, stderr io.Writer, environ []string) *cobra.Comma
 			if err != nil {
 				return err
 			}
-			return app.RunParts(cmd.Context(), part)
+			parts := []app.Part{part}
+			if status != nil {
+				parts = append(parts, app.StatusPart(status, log, part))
+			}
+			return app.RunParts(cmd.Context(), parts...)
 		},
 	}
 	if spec.listens {

@@ -35,6 +35,7 @@ type Config struct {
 	SMTPTimeout      time.Duration `env:"OUTFLOW_SMTP_TIMEOUT" envDefault:"30s" doc:"how long sending one mail may take; a notifier that died holds its mail up a little longer"`
 	MailFrom         string        `env:"OUTFLOW_MAIL_FROM" envDefault:"outflow <orders@outflow.example>" doc:"the sender of every mail"`
 	Listen           string        `env:"OUTFLOW_LISTEN" envDefault:"127.0.0.1:8000" doc:"where the API listens, unless --listen says otherwise"`
+	HealthListen     string        `env:"OUTFLOW_HEALTH_LISTEN" doc:"where a part answers /livez, /readyz and /metrics; nowhere when unset, though the API has the first two on its own address"`
 	RequireIfMatch   bool          `env:"OUTFLOW_REQUIRE_IF_MATCH" envDefault:"false" doc:"refuse a PUT, PATCH or DELETE that doesn't say in If-Match which version it is for"`
 	RelayGroup       string        `env:"OUTFLOW_RELAY_GROUP" envDefault:"main" doc:"relays of one group stand by for each other and share a replication slot"`
 	LogLevel         string        `env:"OUTFLOW_LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`
@@ -164,6 +165,9 @@ func (c *Config) check(bad map[string]string) {
 	}
 	if !hostPort(c.Listen) {
 		report("OUTFLOW_LISTEN", "is not host:port")
+	}
+	if c.HealthListen != "" && !hostPort(c.HealthListen) {
+		report("OUTFLOW_HEALTH_LISTEN", "is not host:port")
 	}
 	if _, err := mail.ParseAddress(c.MailFrom); err != nil {
 		report("OUTFLOW_MAIL_FROM", "is not a mail address such as Shop <orders@shop.example>")

@@ -25,6 +25,9 @@ import (
 // drain is how long a stopping API waits for the requests that it has.
 const drain = 15 * time.Second
 
+// pingTimeout is how long the database may take to say that it is there.
+const pingTimeout = 2 * time.Second
+
 // ListenAPI opens the API's listener. Its error names the flag that helps.
 func ListenAPI(cfg Config) (net.Listener, error) {
 	ln, err := net.Listen("tcp", cfg.Listen)
@@ -56,7 +59,8 @@ func APIOn(ln net.Listener, cfg Config, log *slog.Logger) (Part, error) {
 		return Part{}, errors.Join(err, ln.Close())
 	}
 	var requests atomic.Int64
-	handler := api.New(store.New(pool, store.Config{}), api.Config{Logger: log, RequireIfMatch: cfg.RequireIfMatch, Analytics: figures})
+	entities := store.New(pool, store.Config{})
+	handler := api.New(entities, api.Config{Logger: log, RequireIfMatch: cfg.RequireIfMatch, Analytics: figures})
 	counted := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		requests.Add(1)
 		handler.ServeHTTP(w, r)
@@ -66,9 +70,24 @@ func APIOn(ln net.Listener, cfg Config, log *slog.Logger) (Part, error) {
 	return Part{
 		Name: "api",
 		Done: func() string { return count(requests.Load(), "request answered", "requests answered") },
+		// Kafka has no say here: requests are served, and their events wait in
+		// PostgreSQL.
+		Ready: func() bool {
+			ctx, cancel := context.WithTimeout(context.Background(), pingTimeout)
+			defer cancel()
+			return entities.Ping(ctx) == nil
+		},
+		Figures: func() []Figure {
+			return []Figure{{"api_requests_total", "Requests that were answered.", counter, float64(requests.Load())}}
+		},
 		Run: func(ctx context.Context) (err error) {
 			defer pool.Close()
 			defer func() { err = errors.Join(err, closing(ctx)) }()
+			// Whoever is still being served when the API stops shares commits too.
+			committing, stopCommitting := context.WithCancel(context.WithoutCancel(ctx))
+			committed := make(chan error, 1)
+			go func() { committed <- entities.Run(committing) }()
+			defer func() { stopCommitting(); err = errors.Join(err, <-committed) }()
 			failed := make(chan error, 1)
 			go func() { failed <- srv.Serve(api.Listener(ln)) }()
 			select {
@@ -116,8 +135,10 @@ func RelayPart(cfg Config, log *slog.Logger) (Part, error) {
 	})
 	return Part{
 		Name: "relay", Run: r.Run,
-		Done:  func() string { return count(r.Stats().Published, "event published", "events published") },
-		Ready: func() bool { return r.Stats().Active },
+		Done: func() string { return count(r.Stats().Published, "event published", "events published") },
+		// A relay that stands by does its work too.
+		Ready:   func() bool { st := r.Stats(); return st.Active || st.State == outbox.StateStandby },
+		Figures: func() []Figure { return relayFigures(r.Stats()) },
 	}, nil
 }
 
@@ -129,10 +150,7 @@ func ReplicatePart(cfg Config, log *slog.Logger) (Part, error) {
 	if err != nil {
 		return Part{}, &ConfigError{Problems: []string{"OUTFLOW_MONGO_URI: " + err.Error()}}
 	}
-	return Part{
-		Name: "replicate", Run: r.Run,
-		Done: func() string { return count(r.Stats().Handled, "event replicated", "events replicated") },
-	}, nil
+	return workerPart("replicate", r.Run, r.Stats, "event replicated", "events replicated"), nil
 }
 
 // AnalyzePart keeps the figures about orders and customers.
@@ -143,10 +161,7 @@ func AnalyzePart(cfg Config, log *slog.Logger) (Part, error) {
 	if err != nil {
 		return Part{}, &ConfigError{Problems: []string{"OUTFLOW_MONGO_URI: " + err.Error()}}
 	}
-	return Part{
-		Name: "analyze", Run: w.Run,
-		Done: func() string { return count(w.Stats().Handled, "event counted", "events counted") },
-	}, nil
+	return workerPart("analyze", w.Run, w.Stats, "event counted", "events counted"), nil
 }
 
 // ConfirmPart decides placed orders.
@@ -156,11 +171,12 @@ func ConfirmPart(cfg Config, log *slog.Logger) (Part, error) {
 		return Part{}, err
 	}
 	log = log.With("part", "confirm")
-	return workerPart("confirm", pool.Close, consumer.New(consumer.Config{
+	c := consumer.New(consumer.Config{
 		Brokers: cfg.KafkaBrokers, Group: cfg.Namespace().Group("confirmer"),
 		Topics:  []string{cfg.Namespace().Topic(domain.AggregateOrder)},
 		Handler: confirmer.New(store.New(pool, store.Config{}), log).Handle, Logger: log,
-	}), "order event seen", "order events seen"), nil
+	})
+	return workerPart("confirm", thenClose(c.Run, pool.Close), c.Stats, "order event seen", "order events seen"), nil
 }
 
 // NotifyPart sends the mail that events ask for.
@@ -179,21 +195,30 @@ func NotifyPart(cfg Config, log *slog.Logger) (Part, error) {
 		return Part{}, &ConfigError{Problems: []string{err.Error()}}
 	}
 	n := notifier.New(pool, mailer, notifier.Config{Lease: cfg.SMTPTimeout + 15*time.Second, Logger: log})
-	return workerPart("notify", func() { mailer.Close(); pool.Close() }, consumer.New(consumer.Config{
+	c := consumer.New(consumer.Config{
 		Brokers: cfg.KafkaBrokers, Group: cfg.Namespace().Group("notifier"),
 		Topics:  []string{cfg.Namespace().Topic(domain.AggregateNotification)},
 		Handler: n.Handler(), Logger: log,
-	}), "mail handled", "mails handled"), nil
+	})
+	run := thenClose(c.Run, func() { mailer.Close(); pool.Close() })
+	return workerPart("notify", run, c.Stats, "mail handled", "mails handled"), nil
 }
 
-func workerPart(name string, closeAll func(), c *consumer.Consumer, one, many string) Part {
+func workerPart(name string, run func(context.Context) error, stats func() consumer.Stats, one, many string) Part {
 	return Part{
-		Name: name,
-		Done: func() string { return count(c.Stats().Handled, one, many) },
-		Run: func(ctx context.Context) error {
-			defer closeAll()
-			return c.Run(ctx)
-		},
+		Name: name, Run: run,
+		Ready:   func() bool { return stats().Joined },
+		Current: func() bool { st := stats(); return st.Joined && st.Lag == 0 },
+		Done:    func() string { return count(stats().Handled, one, many) },
+		Figures: func() []Figure { return workerFigures(stats()) },
+	}
+}
+
+// thenClose closes what a worker uses when it has stopped.
+func thenClose(run func(context.Context) error, closeAll func()) func(context.Context) error {
+	return func(ctx context.Context) error {
+		defer closeAll()
+		return run(ctx)
 	}
 }
 

@@ -17,10 +17,12 @@ import (
 // Part is a long-lived piece of outflow. Run blocks until ctx is done, stops
 // cleanly and returns nil; any other return is a failure.
 type Part struct {
-	Name  string
-	Run   func(ctx context.Context) error
-	Ready func() bool   // whether it works yet; nil means from the start
-	Done  func() string // what it did so far, in a few words; nil means nothing to tell
+	Name    string
+	Run     func(ctx context.Context) error
+	Ready   func() bool     // whether it does its work; nil means always
+	Current func() bool     // whether nothing that was there waits for it; nil means always
+	Done    func() string   // what it did so far, in a few words; nil means nothing to tell
+	Figures func() []Figure // what it tells monitoring; nil means nothing
 }
 
 // RunParts runs all parts until ctx is done or one of them fails; then it
