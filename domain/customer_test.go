@@ -124,7 +124,7 @@ func TestTimeNeverGoesBack(t *testing.T) {
 	deleted, err := domain.DeleteCustomer(c, false, earlier)
 	require.NoError(t, err)
 	require.Equal(t, t0, deleted.At)
-	require.Equal(t, t0, domain.DecideOrder(order(t), &c, earlier).At)
+	require.Equal(t, t0, domain.DecideOrder(order(t), &c, 0, earlier).At)
 }
 
 func TestDeleteCustomer(t *testing.T) {

@@ -33,6 +33,11 @@ const (
 	ReasonCustomerSuspended = "customer_suspended"
 	ReasonCustomerClosed    = "customer_closed"
 	ReasonCustomerDeleted   = "customer_deleted"
+
+	// The order is in another currency than the customer's spending limit.
+	ReasonCurrencyNotAccepted = "currency_not_accepted"
+	// Together with what was confirmed lately, the order is more than the limit.
+	ReasonLimitExceeded = "limit_exceeded"
 )
 
 // Order is an order as the API shows it, as events carry it and as replicas
@@ -156,16 +161,21 @@ func DeleteOrder(o Order, now time.Time) (Change[Order], error) {
 	return Change[Order]{Type: OrderDeleted, Before: &o, Version: o.Version + 1, At: later(o.UpdatedAt, now)}, nil
 }
 
-// DecideOrder confirms a placed order of an active customer and rejects any
-// other placed order, with the reason. An order that is not placed any more is
-// left as it is: deciding twice is impossible. A nil customer was deleted, and
-// nobody is told.
-func DecideOrder(o Order, c *Customer, now time.Time) Change[Order] {
+// DecideOrder confirms a placed order of an active customer, if the spending
+// limit allows it, and rejects any other placed order, with the reason. An order
+// that is not placed any more is left as it is: deciding twice is impossible. A
+// nil customer was deleted, and nobody is told.
+//
+// spent is what the customer's orders that count come to, in minor units of the
+// limit's currency: those that were confirmed within the window and not
+// cancelled since. Together with the order it may reach the limit, but not go
+// beyond. Without a limit, it doesn't matter.
+func DecideOrder(o Order, c *Customer, spent int64, now time.Time) Change[Order] {
 	if o.Status != OrderStatusPlaced {
 		return unchanged(o, o.Version)
 	}
 	next := o
-	next.Reason = rejection(c)
+	next.Reason = rejection(o, c, spent)
 	if next.Reason == "" {
 		next.Status = OrderStatusConfirmed
 		change := o.become(OrderConfirmed, next, now)
@@ -180,7 +190,7 @@ func DecideOrder(o Order, c *Customer, now time.Time) Change[Order] {
 	return change
 }
 
-func rejection(c *Customer) string {
+func rejection(o Order, c *Customer, spent int64) string {
 	switch {
 	case c == nil:
 		return ReasonCustomerDeleted
@@ -188,6 +198,12 @@ func rejection(c *Customer) string {
 		return ReasonCustomerSuspended
 	case c.Status == CustomerClosed:
 		return ReasonCustomerClosed
+	case c.SpendingLimit == nil:
+		return ""
+	case c.SpendingLimit.Currency != o.Currency:
+		return ReasonCurrencyNotAccepted
+	case o.Total > c.SpendingLimit.Amount-spent: // none of these is negative, so nothing overflows
+		return ReasonLimitExceeded
 	}
 	return ""
 }

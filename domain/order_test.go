@@ -123,42 +123,55 @@ func TestDeleteOrder(t *testing.T) {
 
 func TestDecideOrder(t *testing.T) {
 	t.Parallel()
+	euros := func(n int64) *domain.Money { return &domain.Money{Amount: n, Currency: "EUR"} }
 	for name, row := range map[string]struct {
 		customer *domain.CustomerStatus
-		event    string
-		status   domain.OrderStatus
+		limit    *domain.Money // the order is of 999 EUR
+		spent    int64
 		reason   string
-		template string
 	}{
-		"active":    {ptr(domain.CustomerActive), domain.OrderConfirmed, domain.OrderStatusConfirmed, "", domain.TemplateOrderConfirmed},
-		"suspended": {ptr(domain.CustomerSuspended), domain.OrderRejected, domain.OrderStatusRejected, "customer_suspended", domain.TemplateOrderRejected},
-		"closed":    {ptr(domain.CustomerClosed), domain.OrderRejected, domain.OrderStatusRejected, "customer_closed", domain.TemplateOrderRejected},
-		"deleted":   {nil, domain.OrderRejected, domain.OrderStatusRejected, "customer_deleted", ""},
+		"active":                        {customer: ptr(domain.CustomerActive)},
+		"suspended":                     {ptr(domain.CustomerSuspended), euros(0), 0, "customer_suspended"},
+		"closed":                        {ptr(domain.CustomerClosed), euros(1000), 0, "customer_closed"},
+		"deleted":                       {nil, nil, 0, "customer_deleted"},
+		"up to the limit":               {ptr(domain.CustomerActive), euros(999), 0, ""},
+		"beyond the limit":              {ptr(domain.CustomerActive), euros(998), 0, "limit_exceeded"},
+		"a limit of nothing":            {ptr(domain.CustomerActive), euros(0), 0, "limit_exceeded"},
+		"up to the limit, with others":  {ptr(domain.CustomerActive), euros(2000), 1001, ""},
+		"beyond the limit, with others": {ptr(domain.CustomerActive), euros(2000), 1002, "limit_exceeded"},
+		"the limit was lowered":         {ptr(domain.CustomerActive), euros(2000), 5000, "limit_exceeded"},
+		"no limit, much spent":          {ptr(domain.CustomerActive), nil, math.MaxInt64, ""},
+		"more spent than can be":        {ptr(domain.CustomerActive), euros(0), math.MaxInt64, "limit_exceeded"},
+		"another currency":              {ptr(domain.CustomerActive), &domain.Money{Amount: 5000, Currency: "USD"}, 0, "currency_not_accepted"},
 	} {
 		var c *domain.Customer
 		if row.customer != nil {
 			c = ptr(customer(t))
-			c.Status = *row.customer
+			c.Status, c.SpendingLimit = *row.customer, row.limit
+		}
+		event, status, template := domain.OrderConfirmed, domain.OrderStatusConfirmed, domain.TemplateOrderConfirmed
+		if row.reason != "" {
+			event, status, template = domain.OrderRejected, domain.OrderStatusRejected, domain.TemplateOrderRejected
 		}
 		o := order(t)
-		got := domain.DecideOrder(o, c, t1)
-		want := in(o, row.status)
+		got := domain.DecideOrder(o, c, row.spent, t1)
+		want := in(o, status)
 		want.Reason, want.Version, want.UpdatedAt = row.reason, 2, t1
-		require.Equal(t, row.event, got.Type, name)
+		require.Equal(t, event, got.Type, name)
 		require.Equal(t, o, *got.Before, name)
 		require.Equal(t, want, *got.After, name)
 		require.Equal(t, int64(2), got.Version, name)
-		if row.template == "" {
+		if c == nil {
 			require.Empty(t, got.Notifications, name)
 		} else {
 			require.Equal(t, []domain.Notification{{
-				CustomerID: c.ID, Template: row.template, To: domain.Recipient{Name: c.Name, Email: c.Email}, Order: &want, CreatedAt: t1,
+				CustomerID: c.ID, Template: template, To: domain.Recipient{Name: c.Name, Email: c.Email}, Order: &want, CreatedAt: t1,
 			}}, got.Notifications, name)
 		}
-		require.True(t, domain.DecideOrder(*got.After, c, t1).NoOp(), "%s: deciding twice", name)
+		require.True(t, domain.DecideOrder(*got.After, c, 0, t1).NoOp(), "%s: deciding twice", name)
 	}
 	for _, s := range statuses[1:] {
-		require.True(t, domain.DecideOrder(in(order(t), s), nil, t1).NoOp(), s)
+		require.True(t, domain.DecideOrder(in(order(t), s), nil, 0, t1).NoOp(), s)
 	}
 }
 

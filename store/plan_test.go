@@ -45,7 +45,7 @@ func TestNoPlanReadsAWholeTable(t *testing.T) {
 		"selectHasOpenOrders": selectHasOpenOrders, "selectCustomerExists": selectCustomerExists,
 		"selectOrder": selectOrder, "lockOrder": selectOrder + lock + "o",
 		"selectOrderAndCustomer": selectOrderAndCustomer, "lockOrderOfCustomer": selectOrderAndCustomer + lock + "o",
-		"lockCustomersOfOrders": lockCustomersOfOrders, "lockOrders": lockOrders,
+		"lockCustomersOfOrders": lockCustomersOfOrders, "lockOrders": lockOrders, "selectSpent": selectSpent, "decidePlaced": decidePlaced.sql,
 		"selectHistory": selectHistory, "selectHasHistory": selectHasHistory,
 	}
 	conn, err := pool.Acquire(t.Context())

@@ -29,6 +29,10 @@ type Config struct {
 	// KeyWait is how long a request waits for another one with the same
 	// idempotency key; 5 s when 0. See [Store.Once].
 	KeyWait time.Duration
+
+	// VelocityWindow is the time over which spending limits hold, until now; 6 h
+	// when 0. See [Store.DecideOrders].
+	VelocityWindow time.Duration
 }
 
 // Store reads and writes customers and orders. Any number of goroutines and
@@ -56,6 +60,9 @@ func New(pool *pgxpool.Pool, cfg Config) *Store {
 	}
 	if cfg.KeyWait == 0 {
 		cfg.KeyWait = 5 * time.Second
+	}
+	if cfg.VelocityWindow == 0 {
+		cfg.VelocityWindow = 6 * time.Hour
 	}
 	return &Store{pool: pool, cfg: cfg}
 }
