@@ -33,6 +33,7 @@ type Config struct {
 // api routes requests to operations and pages.
 type api struct {
 	mux         *http.ServeMux
+	store       *store.Store
 	huma        huma.API
 	logger      *slog.Logger
 	cfg         Config
@@ -46,12 +47,17 @@ type route struct {
 	huma.Operation
 	handle func(*exchange) error
 	query  []string // the parameters that the query may have
+
+	// answer answers with the result of the operation's write. Operations that
+	// take an idempotency key have it.
+	answer func(x *exchange, result any)
 }
 
 // New returns the API over a store, with its documentation.
 func New(s *store.Store, cfg Config) http.Handler {
 	a := &api{
 		mux:         http.NewServeMux(),
+		store:       s,
 		logger:      cfg.Logger,
 		cfg:         cfg,
 		cursors:     &cursors{secret: s.Secret},
@@ -103,6 +109,9 @@ func (a *api) serve(x *exchange) (err error) {
 	}
 	if x.query, err = parseQuery(x.r.URL.RawQuery, x.route.query); err != nil {
 		return err
+	}
+	if x.route.answer != nil {
+		return x.once()
 	}
 	return x.route.handle(x)
 }

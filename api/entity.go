@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"net/http"
 
 	"outflow/domain"
 	"outflow/store"
@@ -37,10 +38,10 @@ func (e *entity[T, In]) routes() []route {
 	one := e.path + "/{id}"
 	return []route{
 		{Operation: d.list(e.path), handle: e.handleList},
-		{Operation: d.create(e.path), handle: e.handleCreate},
+		{Operation: d.create(e.path), handle: e.handleCreate, answer: e.answer},
 		{Operation: d.get(one), handle: e.handleGet},
 		{Operation: d.replace(one), handle: e.handleReplace},
-		{Operation: d.patch(one), handle: e.handlePatch},
+		{Operation: d.patch(one), handle: e.handlePatch, answer: e.answer},
 		{Operation: d.remove(one), handle: e.handleDelete},
 		{Operation: d.history(one + "/events"), handle: e.handleHistory},
 	}
@@ -59,7 +60,6 @@ func (e *entity[T, In]) handleCreate(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	x.Header().Set("Location", e.path+"/"+e.id(&t).String())
 	return e.reply(x, &t)
 }
 
@@ -171,7 +171,16 @@ func (e *entity[T, In]) read(m mode, v *value, in *In, current *T) error {
 	return d.err(func() error { return e.validate(*in) })
 }
 
+// reply answers with a resource.
 func (e *entity[T, In]) reply(x *exchange, t *T) error {
+	if x.route.DefaultStatus == http.StatusCreated {
+		x.Header().Set("Location", e.path+"/"+e.id(t).String())
+	}
 	x.Header().Set("ETag", etag(e.version(t)))
 	return x.reply(t)
+}
+
+func (e *entity[T, In]) answer(x *exchange, result any) {
+	t := result.(T)
+	_ = e.reply(x, &t) // it never fails
 }

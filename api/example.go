@@ -14,6 +14,8 @@ import (
 
 const exampleRequestID = "0193a5c2-7b1e-7d3a-9c4f-2e6b8a1d0f35"
 
+const exampleKey = "7f1c2f0e-5b0d-4f5e-9d43-0b6a2a3c9e11"
+
 var (
 	exampleID = domain.MustParseID("0193a5c2-7c00-7a52-8f3e-5d1c9b7e4a60")
 	exampleAt = time.Date(2026, 12, 8, 9, 30, 15, 125e6, time.UTC)

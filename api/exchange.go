@@ -39,6 +39,7 @@ type exchange struct {
 	query       url.Values
 	requestID   string
 	traceparent string
+	sent        *string // the body, once it was read
 	answered    bool
 }
 
@@ -220,12 +221,16 @@ func (x *exchange) read() (string, error) {
 	if x.r.ContentLength > maxBody {
 		return "", tooLarge
 	}
+	if x.sent != nil {
+		return *x.sent, nil
+	}
 	b := buffer()
 	defer release(b)
 	// The server's own writer, so that it learns to close the connection.
 	_, err := b.ReadFrom(http.MaxBytesReader(x.ResponseWriter, x.r.Body, maxBody))
 	if err == nil {
-		return b.String(), nil
+		x.sent = new(b.String())
+		return *x.sent, nil
 	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return "", tooLarge

@@ -174,6 +174,12 @@ func operation(tag, id, method, path, summary, description string) huma.Operatio
 		op.Parameters = append(op.Parameters, &huma.Param{Name: "id", In: "path", Required: true,
 			Description: "The id of the " + what + ".", Schema: uuidSchema(""), Example: exampleID})
 	}
+	if takesKey(method, path) {
+		op.Parameters = append(op.Parameters, &huma.Param{Name: keyHeader, In: "header", Example: exampleKey,
+			Description: "A name of this request, unique among all requests, such as a UUID; bare or in quotes. Sent again within 24 hours, the request isn't carried out again: " +
+				"the answer is that of the first time, with " + replayedHeader + ": true. What was refused or failed leaves the key free.",
+			Schema: &huma.Schema{Type: huma.TypeString, MinLength: new(1), MaxLength: new(maxKey + 2), Pattern: "^[ -~]+$"}})
+	}
 	return op
 }
 
@@ -226,6 +232,11 @@ func refuses(op huma.Operation, codes ...domain.Code) huma.Operation {
 		if op.Method == http.MethodPut || op.Method == http.MethodPatch || op.Method == http.MethodDelete {
 			codes = append(codes, codePreconditionRequired)
 		}
+	}
+	if takesKey(op.Method, op.Path) {
+		codes = append(codes, domain.CodeInvalid, domain.CodeKeyReused, domain.CodeKeyInFlight)
+		headers := op.Responses[strconv.Itoa(op.DefaultStatus)].Headers
+		headers[replayedHeader] = header("true when the request took place before, and this is what was answered then.", "true")
 	}
 	if strings.HasPrefix(op.Path, "/api/") {
 		codes = append(codes, domain.CodeUnavailable)

@@ -61,9 +61,9 @@ func orderRoutes(e *entity[domain.Order, domain.OrderInput], s *store.Store) []r
 	}
 	return []route{
 		{Operation: e.docs.listOfCustomer("/api/customers/{id}/orders"), handle: ofCustomer},
-		{Operation: e.docs.cancel("/api/orders/{id}/cancel"), handle: action(e, s.CancelOrder)},
-		{Operation: e.docs.fulfil("/api/orders/{id}/fulfil"), handle: action(e, s.FulfilOrder)},
-		{Operation: e.docs.refund("/api/orders/{id}/refund"), handle: action(e, s.RefundOrder)},
+		{Operation: e.docs.cancel("/api/orders/{id}/cancel"), handle: action(e, s.CancelOrder), answer: e.answer},
+		{Operation: e.docs.fulfil("/api/orders/{id}/fulfil"), handle: action(e, s.FulfilOrder), answer: e.answer},
+		{Operation: e.docs.refund("/api/orders/{id}/refund"), handle: action(e, s.RefundOrder), answer: e.answer},
 	}
 }
 
