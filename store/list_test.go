@@ -112,12 +112,14 @@ func fill(t *testing.T, pool *pgxpool.Pool) {
 type listPlan struct {
 	NodeType string     `json:"Node Type"`
 	Rows     float64    `json:"Actual Rows"`
+	Removed  float64    `json:"Rows Removed by Filter"`
 	Plans    []listPlan `json:"Plans"`
 }
 
 // TestEverySortAndFilterHasAnIndex explains every list and count that the API
-// can ask for, over filled tables. No table is read as a whole, and only few rows
-// are sorted: those that a filter's own index has found.
+// can ask for, over filled tables. No table is read as a whole, only few rows are
+// sorted (those that a filter's own index has found), and what has one rare thing
+// is found without looking at what hasn't.
 func TestEverySortAndFilterHasAnIndex(t *testing.T) {
 	t.Parallel()
 	pool, err := Open(t.Context(), pgtest.New(t).URL, 4)
@@ -128,7 +130,7 @@ func TestEverySortAndFilterHasAnIndex(t *testing.T) {
 	require.NoError(t, pool.QueryRow(t.Context(), "SELECT customer_id FROM orders WHERE deleted_at IS NULL GROUP BY 1 ORDER BY count(*) DESC LIMIT 1").Scan((*[16]byte)(&customer)))
 
 	explained := 0
-	explain := func(name string, q *query, sorted bool) {
+	explain := func(name string, q *query, sorted, exact bool) {
 		var text []byte
 		args := append([]any{pgx.QueryExecModeCacheDescribe}, q.args...)
 		require.NoError(t, pool.QueryRow(t.Context(), "EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) "+q.sql.String(), args...).Scan(&text), name)
@@ -141,6 +143,9 @@ func TestEverySortAndFilterHasAnIndex(t *testing.T) {
 				require.True(t, sorted, "%s is not sorted by its index: %s\n%s", name, q.sql.String(), text)
 				require.Less(t, p.Plans[0].Rows, float64(listed)/10, "%s: %s\n%s", name, q.sql.String(), text)
 			}
+			if exact {
+				require.Zero(t, p.Removed, "%s: %s\n%s", name, q.sql.String(), text)
+			}
 			for _, sub := range p.Plans {
 				walk(sub)
 			}
@@ -150,16 +155,18 @@ func TestEverySortAndFilterHasAnIndex(t *testing.T) {
 	}
 	each := func(kind string, l *listing, filters map[string]func(*query)) {
 		for name, filter := range filters {
-			explain(kind+" counted, "+name, l.count(filter), false)
+			// What most have is found as well by another index.
+			single := !strings.Contains(name, " and ") && !strings.Contains(name, ",") && !strings.Contains(name, "most") && name != "all of it"
+			explain(kind+" counted, "+name, l.count(filter), false, single)
 			for sort := range l.sorts {
 				for _, descending := range []bool{false, true} {
 					at := fmt.Sprintf("%s by %s (descending %v), %s", kind, sort, descending, name)
 					p := Page{Sort: sort, Descending: descending, Limit: 20}
-					explain(at, l.page(filter, p), name != "all")
+					explain(at, l.page(filter, p), name != "all", single && sort == SortCreated && slices.Contains([]string{"all", "status", "customer", "created"}, name))
 					value := map[Sort]string{SortCreated: listDay(15).String()[:19] + "+00", SortUpdated: listDay(120).String()[:19] + "+00",
 						SortName: "b", SortEmail: "c2", SortTotal: "1050"}[sort]
 					p.After = &Place{Value: value, ID: domain.ID{7}}
-					explain(at+", next page", l.page(filter, p), name != "all")
+					explain(at+", next page", l.page(filter, p), name != "all", false)
 				}
 			}
 		}
