@@ -11,7 +11,7 @@ import (
 
 // Version is the version of the API's contract: what it says changes only
 // together with it.
-const Version = "1.2.0"
+const Version = "1.3.0"
 
 const about = `Customers and orders. Every change is committed together with an event that carries the state before and after, and that goes on to Kafka, in order and once.
 
@@ -55,7 +55,8 @@ func schemas() map[string]*huma.Schema {
 	computedOfOrder := with(computed, properties{
 		"total":  readOnly(integer("The sum of quantity times unit price, in minor units of the currency.", 0, domain.MaxAmount)),
 		"status": readOnly(enum("Where the order is on its way.", orderStatuses...)),
-		"reason": readOnly(enum("Why it was rejected; absent unless it was.", domain.ReasonCustomerSuspended, domain.ReasonCustomerClosed, domain.ReasonCustomerDeleted)),
+		"reason": readOnly(enum("Why it was rejected; absent unless it was.", domain.ReasonCustomerSuspended, domain.ReasonCustomerClosed, domain.ReasonCustomerDeleted,
+			domain.ReasonCurrencyNotAccepted, domain.ReasonLimitExceeded)),
 	})
 	line := func(what string) *huma.Schema { return characters(what, 0, domain.MaxAddressPart) }
 	address := properties{
