@@ -186,6 +186,7 @@ func errNoOffset(ok bool) error {
 // to begin in each. It keeps trying until it knows, or the partitions are
 // taken away again.
 func (s *session) assign(ctx context.Context, assigned map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
+	<-s.begun
 	var partitions []Partition
 	for t, ps := range assigned {
 		for p := range ps {

@@ -21,6 +21,7 @@ import (
 // handled is always owned.
 type session struct {
 	*Consumer
+	begun     chan struct{} // closed once client, positions and group are set: the client begins to join before it is returned
 	client    *kgo.Client
 	positions Positions
 	group     groupPositions
@@ -101,6 +102,7 @@ func (c *Consumer) session(ctx context.Context) error {
 	if s.positions == nil {
 		s.positions = s.group
 	}
+	close(s.begun)
 	s.tasks.Go(s.watchTopics)
 	s.tasks.Go(func() { s.parked.follow(s.ctx, reader) })
 
