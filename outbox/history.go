@@ -88,7 +88,7 @@ func (s *session) holdsEverything(ctx context.Context) error {
 }
 
 // resyncWayOut is how to resolve what only a person can decide.
-const resyncWayOut = "publish to another namespace, or run the relay once with resync, which publishes every event of this database that Kafka does not hold"
+const resyncWayOut = "publish to another namespace, or run `outflow relay --resync` once, which publishes every event of this database that Kafka does not hold"
 
 // compare refuses progress that was made with another database: its
 // transaction ids and log positions mean nothing in this one.

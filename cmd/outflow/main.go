@@ -53,6 +53,7 @@ type partSpec struct {
 	use, short, long string
 	required         []string
 	listens          bool
+	resyncs          bool
 	build            func(app.Config, *slog.Logger) (app.Part, error)
 }
 
@@ -69,8 +70,17 @@ OUTFLOW_MONGO_URI it also answers questions under /api/analytics.`,
 		long: `Streams the outbox by logical decoding and publishes every event in a Kafka
 transaction together with its own progress. Makes the topics, the publication
 and the replication slot that it needs. One relay of a group works; others wait
-for its lock and take over when it is gone.`,
-		required: []string{"OUTFLOW_POSTGRES_URL", "OUTFLOW_KAFKA_BROKERS"}, build: app.RelayPart,
+for its lock and take over when it is gone. Where the server or the role allow
+no logical decoding it polls, and says why; OUTFLOW_RELAY_SOURCE decides.
+
+A database that is not the one that was published from, as after a restore, is
+refused: what it holds beside Kafka must be decided by a person. If it is to be
+the truth from now on, start the relay once with --resync. It then publishes
+every event that Kafka does not hold.
+
+With OUTFLOW_HEALTH_LISTEN, /status/relay tells what it does: lag, retained
+write-ahead log, heals, fences.`,
+		required: []string{"OUTFLOW_POSTGRES_URL", "OUTFLOW_KAFKA_BROKERS"}, resyncs: true, build: app.RelayPart,
 	},
 	{
 		use: "replicate", short: "Keep the MongoDB replica",
@@ -104,6 +114,7 @@ the server's acceptance and the mark (RFC 1047).`,
 
 func partCommand(spec partSpec, stderr io.Writer, environ []string) *cobra.Command {
 	var listen string
+	var resync bool
 	cmd := &cobra.Command{
 		Use: spec.use, Short: spec.short, Args: app.NoArgs,
 		Long: spec.long + "\n\nNeeds:\n" + describe(spec.required),
@@ -115,6 +126,7 @@ func partCommand(spec partSpec, stderr io.Writer, environ []string) *cobra.Comma
 			if err != nil {
 				return err
 			}
+			cfg.RelayResync = resync
 			log := cfg.Logger(stderr)
 			status, err := app.ListenStatus(cfg)
 			if err != nil {
@@ -136,6 +148,9 @@ func partCommand(spec partSpec, stderr io.Writer, environ []string) *cobra.Comma
 	}
 	if spec.listens {
 		cmd.Flags().StringVar(&listen, "listen", "", "address to listen on (default OUTFLOW_LISTEN, else 127.0.0.1:8000)")
+	}
+	if spec.resyncs {
+		cmd.Flags().BoolVar(&resync, "resync", false, "go on with a database that is not the one published from so far, as after a restore")
 	}
 	return cmd
 }

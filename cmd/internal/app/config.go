@@ -37,9 +37,12 @@ type Config struct {
 	Listen           string        `env:"OUTFLOW_LISTEN" envDefault:"127.0.0.1:8000" doc:"where the API listens, unless --listen says otherwise"`
 	HealthListen     string        `env:"OUTFLOW_HEALTH_LISTEN" doc:"where a part answers /livez, /readyz and /metrics; nowhere when unset, though the API has the first two on its own address"`
 	RequireIfMatch   bool          `env:"OUTFLOW_REQUIRE_IF_MATCH" envDefault:"false" doc:"refuse a PUT, PATCH or DELETE that doesn't say in If-Match which version it is for"`
+	RelaySource      string        `env:"OUTFLOW_RELAY_SOURCE" envDefault:"auto" doc:"how the outbox is read: wal (logical decoding), poll (snapshot difference), or auto: wal where the server and the role allow it"`
 	RelayGroup       string        `env:"OUTFLOW_RELAY_GROUP" envDefault:"main" doc:"relays of one group stand by for each other and share a replication slot"`
 	LogLevel         string        `env:"OUTFLOW_LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`
 	LogFormat        string        `env:"OUTFLOW_LOG_FORMAT" envDefault:"text" doc:"text or json"`
+
+	RelayResync bool `env:"-"` // outflow relay --resync: nothing to be left on in an environment
 
 	// Printed by outflow-dev env for people and scripts; no part reads them.
 	APIURL   string `env:"OUTFLOW_API_URL" doc:"where clients find the API: scheme and host, no path"`
@@ -192,6 +195,7 @@ func (c *Config) check(bad map[string]string) {
 		}
 	}
 	oneOf("OUTFLOW_SMTP_TLS", c.SMTPTLS, "none", "opportunistic", "mandatory")
+	oneOf("OUTFLOW_RELAY_SOURCE", c.RelaySource, "auto", "wal", "poll")
 	oneOf("OUTFLOW_LOG_LEVEL", c.LogLevel, "debug", "info", "warn", "error")
 	oneOf("OUTFLOW_LOG_FORMAT", c.LogFormat, "text", "json")
 }

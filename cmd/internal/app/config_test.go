@@ -39,6 +39,9 @@ func TestLoadConfigDefaultsAndLists(t *testing.T) {
 	require.Equal(t, "127.0.0.1:8000", c.Listen, "an empty variable counts as unset")
 	require.Equal(t, "outflow.customer.v1", c.Namespace().Topic("customer"))
 	require.False(t, c.RequireIfMatch)
+	require.Equal(t, "auto", c.RelaySource)
+	_, err = app.LoadConfig([]string{"OUTFLOW_RELAY_SOURCE=magic"})
+	require.ErrorContains(t, err, "OUTFLOW_RELAY_SOURCE must be one of auto, wal, poll")
 
 	c, err = app.LoadConfig([]string{"OUTFLOW_REQUIRE_IF_MATCH=true"})
 	require.NoError(t, err)

@@ -132,6 +132,7 @@ func RelayPart(cfg Config, log *slog.Logger) (Part, error) {
 	r := outbox.NewRelay(outbox.Config{
 		PostgresURL: cfg.PostgresURL, Brokers: cfg.KafkaBrokers, Namespace: cfg.Namespace(),
 		Group: cfg.RelayGroup, Partitions: cfg.KafkaPartitions, Logger: log.With("part", "relay"),
+		Source: outbox.Source(cfg.RelaySource), Resync: cfg.RelayResync,
 	})
 	return Part{
 		Name: "relay", Run: r.Run,
@@ -139,6 +140,7 @@ func RelayPart(cfg Config, log *slog.Logger) (Part, error) {
 		// A relay that stands by does its work too.
 		Ready:   func() bool { st := r.Stats(); return st.Active || st.State == outbox.StateStandby },
 		Figures: func() []Figure { return relayFigures(r.Stats()) },
+		Status:  r,
 	}, nil
 }
 

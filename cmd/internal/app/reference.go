@@ -19,6 +19,9 @@ Durations are written as 500ms, 30s or 5m.
 |---|---|---|
 `)
 	for f := range reflect.TypeFor[Config]().Fields() {
+		if f.Tag.Get("env") == "-" {
+			continue
+		}
 		def := f.Tag.Get("envDefault")
 		if def != "" {
 			def = "`" + def + "`"

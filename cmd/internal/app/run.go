@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -23,6 +24,7 @@ type Part struct {
 	Current func() bool     // whether nothing that was there waits for it; nil means always
 	Done    func() string   // what it did so far, in a few words; nil means nothing to tell
 	Figures func() []Figure // what it tells monitoring; nil means nothing
+	Status  http.Handler    // what it tells people, under /status/ and its name; nil means nothing
 }
 
 // RunParts runs all parts until ctx is done or one of them fails; then it

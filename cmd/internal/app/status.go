@@ -15,8 +15,9 @@ import (
 )
 
 // StatusPart answers on OUTFLOW_HEALTH_LISTEN for a process: /livez as long as
-// it runs, /readyz once every part does its work, and /metrics for Prometheus.
-// It stops with the parts.
+// it runs, /readyz once every part does its work, /metrics for Prometheus, and
+// /status/relay and the like for those that have more to tell. It stops with
+// the parts.
 func StatusPart(ln net.Listener, log *slog.Logger, parts ...Part) Part {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "live") })
@@ -28,6 +29,11 @@ func StatusPart(ln net.Listener, log *slog.Logger, parts ...Part) Part {
 		answer(w, http.StatusOK, "ready")
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry(parts), promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}))
+	for _, p := range parts {
+		if p.Status != nil {
+			mux.Handle("GET /status/"+p.Name, p.Status)
+		}
+	}
 	srv := &http.Server{
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"outflow/cmd/internal/app"
+	"outflow/outbox"
 )
 
 func TestStatusAnswersForItsParts(t *testing.T) {
@@ -24,7 +25,7 @@ func TestStatusAnswersForItsParts(t *testing.T) {
 	var ready atomic.Bool
 	part := app.Part{Name: "relay", Ready: ready.Load, Figures: func() []app.Figure {
 		return []app.Figure{{Name: "relay_published_total", Help: "Events.", Kind: prometheus.CounterValue, Value: 7}}
-	}}
+	}, Status: outbox.NewRelay(outbox.Config{})}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- app.StatusPart(ln, slog.New(slog.DiscardHandler), part).Run(ctx) }()
@@ -45,6 +46,13 @@ func TestStatusAnswersForItsParts(t *testing.T) {
 	require.NoError(t, resp.Body.Close())
 	require.Contains(t, string(body), "# TYPE outflow_relay_published_total counter\noutflow_relay_published_total{part=\"relay\"} 7\n")
 	require.Contains(t, string(body), "process_resident_memory_bytes")
+
+	resp, err = http.Get("http://" + cfg.HealthListen + "/status/relay")
+	require.NoError(t, err)
+	body, err = io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	require.Contains(t, string(body), `"state": "stopped"`)
 
 	cancel()
 	require.NoError(t, <-done)
