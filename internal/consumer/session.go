@@ -49,7 +49,7 @@ type session struct {
 }
 
 func (c *Consumer) session(ctx context.Context) error {
-	s := &session{Consumer: c, parts: map[Partition]*part{}, sought: map[Partition]bool{}, logs: map[string]string{}}
+	s := &session{Consumer: c, begun: make(chan struct{}), parts: map[Partition]*part{}, sought: map[Partition]bool{}, logs: map[string]string{}}
 	s.ctx, s.fail = context.WithCancelCause(ctx)
 	defer s.fail(nil)
 	defer c.count(func(t *Stats) { t.Joined, t.Partitions, t.Lag = false, 0, 0 })
