@@ -28,6 +28,11 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer, environ []string) error {
+	return command(args, stdout, stderr, environ).ExecuteContext(ctx)
+}
+
+// command is outflow with all its subcommands.
+func command(args []string, stdout, stderr io.Writer, environ []string) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "outflow",
 		Short: "A customer and order service whose every change leaves PostgreSQL as an event",
@@ -45,7 +50,7 @@ partitions, and of the relays one works while the others stand by.`,
 		root.AddCommand(partCommand(c, stderr, environ))
 	}
 	root.AddCommand(migrateCommand(stderr, environ), dlqCommand(environ), simulateCommand(stdout, stderr, environ), healthCommand(environ), app.VersionCommand("outflow"))
-	return root.ExecuteContext(ctx)
+	return root
 }
 
 // partSpec describes a subcommand that runs one part until it is told to stop.
