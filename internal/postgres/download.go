@@ -10,7 +10,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -153,12 +152,7 @@ func (f *fetcher) append(ctx context.Context, client *http.Client, file *os.File
 	case resp.StatusCode == http.StatusOK:
 		offset = 0 // the server knows no ranges, or nothing was there
 	case resp.StatusCode == http.StatusPartialContent && offset > 0:
-		from, whole, err := parseContentRange(resp.Header.Get("Content-Range"))
-		if err != nil || from != offset {
-			// From the beginning then, without asking for a range.
-			return 0, errors.Join(fmt.Errorf("%s: asked for bytes from %d on, the answer is %q", f.address(), offset, resp.Header.Get("Content-Range")), file.Truncate(0))
-		}
-		total = whole
+		total = -1 // that the pieces fit is seen when they are all there
 	case resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusRequestTimeout:
 		return offset, fmt.Errorf("%s: %s", f.address(), resp.Status)
 	default:
@@ -189,24 +183,6 @@ func (f *fetcher) append(ctx context.Context, client *http.Client, file *os.File
 		return size, fmt.Errorf("%s after %d of %d bytes: %w", f.address(), size, f.archive.size, err)
 	}
 	return size, nil
-}
-
-// parseContentRange reads "bytes 5-99/100" and "bytes 5-99/*"; whole is -1 then.
-func parseContentRange(text string) (from, whole int64, err error) {
-	rest, ok := strings.CutPrefix(text, "bytes ")
-	first, rest, ok2 := strings.Cut(rest, "-")
-	_, all, ok3 := strings.Cut(rest, "/")
-	if !ok || !ok2 || !ok3 {
-		return 0, 0, errors.New("not a range of bytes")
-	}
-	if from, err = strconv.ParseInt(first, 10, 64); err != nil {
-		return 0, 0, err
-	}
-	if all == "*" {
-		return from, -1, nil
-	}
-	whole, err = strconv.ParseInt(all, 10, 64)
-	return from, whole, err
 }
 
 func sumOf(file *os.File) (string, error) {

@@ -571,7 +571,10 @@ func TestSeveralProcessesFetchOnce(t *testing.T) {
 	started, goOn := make(chan struct{}), make(chan struct{})
 	r := newRepository(t, func(r *repository, _ int, w http.ResponseWriter, req *http.Request) {
 		close(started) // a second request would panic
-		<-goOn
+		select {
+		case <-goOn:
+		case <-req.Context().Done(): // the test has failed
+		}
 		r.whole(w, req)
 	})
 	f, dir := r.fetcher(t), openDir(t, nil)

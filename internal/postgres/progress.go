@@ -75,7 +75,8 @@ func (b *bar) report(what string, done, total int64) {
 			progressbar.OptionSetWriter(b.w),
 			progressbar.OptionSetDescription(what),
 			progressbar.OptionShowBytes(true),
-			progressbar.OptionShowTotalBytes(true),
+			progressbar.OptionShowCount(),
+			progressbar.OptionSetRenderBlankState(true), // or the first one has an absurd speed
 			progressbar.OptionSetWidth(20),
 			progressbar.OptionThrottle(100*time.Millisecond),
 			progressbar.OptionOnCompletion(func() { fmt.Fprintln(b.w) }),

@@ -78,7 +78,7 @@ func TestShow(t *testing.T) {
 	bar.report("unpacking", 10e6, 10e6)
 	text := b.String()
 	require.True(t, strings.HasPrefix(text, "waiting\n"), text)
-	require.Contains(t, text, "fetching  40%")
+	require.Contains(t, text, "fetching   0%")
 	require.Contains(t, text, "\ntrying again\n")
 	require.Contains(t, text, "fetching 100%")
 	require.Contains(t, text, "unpacking 100%")
