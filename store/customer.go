@@ -78,7 +78,7 @@ var createCustomers = newStatement(customerArgs, customerInput+`, changed AS (
         spending_limit_amount, spending_limit_currency, metadata, created_at, updated_at)
     SELECT i.id, i.version, i.name, i.email, i.email_canonical, i.phone, i.address, i.status,
         i.spending_limit_amount, i.spending_limit_currency, i.metadata, i.created_at, i.updated_at
-    FROM input i ORDER BY i.email_canonical
+    FROM input i ORDER BY i.email_canonical COLLATE "C"
     RETURNING id
 )`).apart(emailOf)
 

@@ -108,10 +108,7 @@ func (s *Store) PlaceOrder(ctx context.Context, in domain.OrderInput, m domain.M
 	err = retry(ctx, func() error {
 		ok, err := s.commit(ctx, placeOrders, c)
 		if err == nil && !ok {
-			return &domain.Error{
-				Code: domain.CodeInvalid, Message: "the input is not valid",
-				Fields: []domain.Field{{Path: "customer_id", Message: "must be the id of an existing customer"}},
-			}
+			return noOwner()
 		}
 		return err
 	})
