@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
 	"outflow/domain"
 	"outflow/internal/consumer"
@@ -23,9 +25,19 @@ type write struct {
 	messages []int // the messages that it stands for
 }
 
+type collectionOption = options.Lister[options.CollectionOptions]
+
+// collections finds a collection.
+type collections = func(base string, _ ...collectionOption) *mongo.Collection
+
 // handle applies a batch: per entity the highest version, unless the replica
 // has a higher one.
 func (r *Replicator) handle(ctx context.Context, batch []consumer.Message) []error {
+	return apply(ctx, r.db.Collection, batch)
+}
+
+// apply is handle for collections that in finds by the base collection's name.
+func apply(ctx context.Context, in collections, batch []consumer.Message) []error {
 	answers := make([]error, len(batch))
 	writes := map[string]map[domain.ID]*write{} // by collection
 	stopped := map[string]bool{}                // keys of which a message failed
@@ -55,10 +67,10 @@ func (r *Replicator) handle(ctx context.Context, batch []consumer.Message) []err
 		// In the order of their ids, so that writers that share documents
 		// lock them in one order.
 		sorted := slices.SortedFunc(maps.Values(byID), func(a, b *write) int { return cmp.Compare(a.id, b.id) })
-		for i, err := range r.store(ctx, collection, sorted) {
+		for i, err := range store(ctx, in(collection), sorted) {
 			w := sorted[i]
 			if consumer.IsPermanent(err) && len(w.messages) > 1 {
-				r.singly(ctx, batch, w.messages, answers)
+				singly(ctx, in, batch, w.messages, answers)
 				continue
 			}
 			for _, n := range w.messages {
@@ -71,9 +83,9 @@ func (r *Replicator) handle(ctx context.Context, batch []consumer.Message) []err
 
 // singly applies the messages of one entity one by one: the newest was refused,
 // and the replica is to have what came before it.
-func (r *Replicator) singly(ctx context.Context, batch []consumer.Message, messages []int, answers []error) {
+func singly(ctx context.Context, in collections, batch []consumer.Message, messages []int, answers []error) {
 	for _, n := range messages {
-		answers[n] = r.handle(ctx, batch[n:n+1])[0]
+		answers[n] = apply(ctx, in, batch[n:n+1])[0]
 		if answers[n] != nil {
 			return
 		}
@@ -97,10 +109,10 @@ func plan(e domain.Event) (collection string, doc bson.Raw, err error) {
 
 // store writes documents, each unless there is one of its version or higher,
 // and returns an error or nil for each.
-func (r *Replicator) store(ctx context.Context, collection string, writes []*write) []error {
+func store(ctx context.Context, into *mongo.Collection, writes []*write) []error {
 	versions := make([]mongodb.Versioned, len(writes))
 	for i, w := range writes {
 		versions[i] = mongodb.Versioned{ID: w.id, Version: w.version, Document: w.document}
 	}
-	return mongodb.ReplaceOlder(ctx, r.db.Collection(collection), versions)
+	return mongodb.ReplaceOlder(ctx, into, versions)
 }

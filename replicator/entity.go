@@ -43,11 +43,7 @@ const positionsCollection = "_positions"
 // prepare makes collections, indexes and views that aren't there.
 func prepare(ctx context.Context, db *mongo.Database) error {
 	for _, e := range EntityCollections {
-		var models []mongo.IndexModel
-		for _, keys := range e.indexes {
-			models = append(models, mongo.IndexModel{Keys: keys})
-		}
-		if err := mongodb.Create(ctx, db, e.Base, models...); err != nil {
+		if err := e.create(ctx, db, e.Base); err != nil {
 			return err
 		}
 		if err := db.CreateView(ctx, e.View, e.Base, live); err != nil && !mongodb.HasCode(err, mongodb.CodeNamespaceExists) {
@@ -55,4 +51,13 @@ func prepare(ctx context.Context, db *mongo.Database) error {
 		}
 	}
 	return nil
+}
+
+// create makes a collection like the base collection.
+func (e EntityCollection) create(ctx context.Context, db *mongo.Database, name string) error {
+	var models []mongo.IndexModel
+	for _, keys := range e.indexes {
+		models = append(models, mongo.IndexModel{Keys: keys})
+	}
+	return mongodb.Create(ctx, db, name, models...)
 }

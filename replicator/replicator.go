@@ -10,6 +10,7 @@ import (
 	"outflow/internal/consumer"
 	"outflow/internal/events"
 	"outflow/internal/mongodb"
+	"outflow/internal/rebuild"
 )
 
 // Config says what to replicate and to where. Brokers and MongoURI are
@@ -26,6 +27,7 @@ type Config struct {
 // Replicator keeps a replica. Several may run on one database.
 type Replicator struct {
 	target    mongodb.Target
+	namespace events.Namespace
 	db        *mongo.Database   // while it runs
 	bases     map[string]string // topic -> base collection
 	positions *mongodb.Positions
@@ -48,7 +50,7 @@ func New(cfg Config) (*Replicator, error) {
 	if cfg.MaxBatch == 0 {
 		cfg.MaxBatch = 1000
 	}
-	r := &Replicator{target: target, bases: map[string]string{}, positions: &mongodb.Positions{Logger: cfg.Logger}}
+	r := &Replicator{target: target, namespace: cfg.Namespace, bases: map[string]string{}, positions: &mongodb.Positions{Logger: cfg.Logger}}
 	var topics []string
 	for _, e := range EntityCollections {
 		topics = append(topics, cfg.Namespace.Topic(e.Aggregate))
@@ -95,6 +97,19 @@ func (r *Replicator) use(db *mongo.Database) {
 			return nil, err
 		}
 		return r.positions.Identify(ctx)
+	}
+	gates := make([]rebuild.Gate, len(EntityCollections))
+	for i, e := range EntityCollections {
+		gates[i].Job = e.job(db, r.namespace)
+	}
+	r.positions.Await = func(ctx context.Context, partitions []consumer.Partition) (waited bool, err error) {
+		for i := range gates {
+			one, err := gates[i].Await(ctx, partitions)
+			if waited = waited || one; err != nil {
+				return waited, err
+			}
+		}
+		return waited, nil
 	}
 }
 

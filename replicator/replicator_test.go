@@ -254,7 +254,7 @@ func TestAWriteThatMetAnotherIsTriedAgain(t *testing.T) {
 	_, doc, err := plan(customer(1, 1))
 	require.NoError(t, err)
 	conflict := s.fake.Fault(mongofake.Fault{Command: "update", Count: 2, Code: mongodb.CodeWriteConflict, Kind: mongofake.WriteError})
-	require.NoError(t, r.store(t.Context(), "_customers", []*write{{id: id(1).String(), version: 1, document: doc}})[0])
+	require.NoError(t, store(t.Context(), s.db.Collection("_customers"), []*write{{id: id(1).String(), version: 1, document: doc}})[0])
 	require.Equal(t, 2, conflict.Hits())
 	require.Equal(t, int64(1), s.version("_customers", id(1)))
 }

@@ -32,7 +32,7 @@ func TestFirstWritesRace(t *testing.T) {
 					}
 					writes = append(writes, &write{id: id(round*width + n).String(), version: version + 1, document: doc})
 				}
-				for _, err := range r.store(t.Context(), "_customers", writes) {
+				for _, err := range store(t.Context(), s.db.Collection("_customers"), writes) {
 					if err != nil {
 						t.Error(err)
 					}
@@ -57,11 +57,11 @@ func TestADuplicateKeyNeedNotBeStale(t *testing.T) {
 		require.NoError(t, err)
 		return []*write{{id: id(1).String(), version: version, document: doc}}
 	}
-	require.NoError(t, r.store(t.Context(), "_customers", at(1))[0])
+	require.NoError(t, store(t.Context(), s.db.Collection("_customers"), at(1))[0])
 	s.fake.Fault(mongofake.Fault{Command: "update", Count: 1, Code: mongodb.CodeDuplicateKey, Kind: mongofake.WriteError})
-	require.NoError(t, r.store(t.Context(), "_customers", at(2))[0])
+	require.NoError(t, store(t.Context(), s.db.Collection("_customers"), at(2))[0])
 	require.Equal(t, int64(2), s.version("_customers", id(1)))
-	require.NoError(t, r.store(t.Context(), "_customers", at(1))[0], "stale, which is no error")
+	require.NoError(t, store(t.Context(), s.db.Collection("_customers"), at(1))[0], "stale, which is no error")
 	require.Equal(t, int64(2), s.version("_customers", id(1)))
 }
 

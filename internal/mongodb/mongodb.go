@@ -64,9 +64,10 @@ func (t Target) Open() (db *mongo.Database, closing func(context.Context) error,
 // The codes of MongoDB's errors that mean something here. Servers differ in
 // everything else that they say about an error.
 const (
-	CodeDuplicateKey    = 11000
-	CodeWriteConflict   = 112
-	CodeNamespaceExists = 48
+	CodeDuplicateKey      = 11000
+	CodeWriteConflict     = 112
+	CodeNamespaceExists   = 48
+	CodeNamespaceNotFound = 26
 )
 
 // HasCode reports whether err came from the server and has a code.
@@ -103,6 +104,18 @@ func Create(ctx context.Context, db *mongo.Database, name string, indexes ...mon
 	}
 	if _, err := db.Collection(name).Indexes().CreateMany(ctx, indexes); err != nil {
 		return fmt.Errorf("create the indexes of %s: %w", name, err)
+	}
+	return nil
+}
+
+// Rename gives a collection another name, in the place of the one that has it
+// now. It does nothing when there is no such collection.
+func Rename(ctx context.Context, db *mongo.Database, from, to string) error {
+	err := db.Client().Database("admin").RunCommand(ctx, bson.D{
+		{Key: "renameCollection", Value: db.Name() + "." + from}, {Key: "to", Value: db.Name() + "." + to}, {Key: "dropTarget", Value: true},
+	}).Err()
+	if err != nil && !HasCode(err, CodeNamespaceNotFound) {
+		return fmt.Errorf("rename collection %s to %s: %w", from, to, err)
 	}
 	return nil
 }

@@ -31,7 +31,7 @@ type Position struct {
 // write is guarded by what was read or written last, so that a worker that
 // lost a partition without knowing can't move its position, and so that it is
 // noticed when what was filled was dropped, replaced or put back to a backup.
-// All fields are required.
+// All fields but Await are required.
 type Positions struct {
 	Collection *mongo.Collection // of the positions
 
@@ -40,6 +40,9 @@ type Positions struct {
 	Prepare func(context.Context) (map[string]string, error)
 	// Identify returns the identities without making anything.
 	Identify func(context.Context) (map[string]string, error)
+	// Await returns once nobody is replacing what is filled from partitions, and
+	// whether somebody was. May be nil.
+	Await func(context.Context, []consumer.Partition) (waited bool, err error)
 
 	Logger *slog.Logger
 
@@ -51,30 +54,32 @@ type Positions struct {
 
 // Load implements [consumer.Positions].
 func (p *Positions) Load(ctx context.Context, partitions []consumer.Partition) (map[consumer.Partition]consumer.Position, error) {
-	// Before anything is made: where collections have no UUID, one that is made
-	// anew looks like the one that is gone.
-	were, err := p.Identify(ctx)
-	if err != nil {
-		return nil, err
-	}
-	identities, err := p.Prepare(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if err := Create(ctx, p.Collection.Database(), p.Collection.Name()); err != nil {
-		return nil, err
-	}
-	ids := bson.A{}
-	for _, id := range partitions {
-		ids = append(ids, id.String())
-	}
-	cursor, err := p.Collection.Find(ctx, bson.D{{Key: "_id", Value: bson.D{{Key: "$in", Value: ids}}}})
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", p.Collection.Name(), err)
-	}
+	var were, identities map[string]string
 	var stored []Position
-	if err := cursor.All(ctx, &stored); err != nil {
-		return nil, fmt.Errorf("read %s: %w", p.Collection.Name(), err)
+	for again := true; again; {
+		if _, err := p.await(ctx, partitions); err != nil {
+			return nil, err
+		}
+		var err error
+		// Before anything is made: where collections have no UUID, one that is
+		// made anew looks like the one that is gone.
+		if were, err = p.Identify(ctx); err != nil {
+			return nil, err
+		}
+		if identities, err = p.Prepare(ctx); err != nil {
+			return nil, err
+		}
+		if err = Create(ctx, p.Collection.Database(), p.Collection.Name()); err != nil {
+			return nil, err
+		}
+		if stored, err = p.stored(ctx, partitions); err != nil {
+			return nil, err
+		}
+		// Somebody may have begun in between, so that what was read doesn't
+		// belong together.
+		if again, err = p.await(ctx, partitions); err != nil {
+			return nil, err
+		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -99,6 +104,29 @@ func (p *Positions) Load(ctx context.Context, partitions []consumer.Partition) (
 		found[id] = consumer.Position{Log: s.Log, Next: s.Next, Epoch: s.Epoch}
 	}
 	return found, nil
+}
+
+func (p *Positions) await(ctx context.Context, partitions []consumer.Partition) (bool, error) {
+	if p.Await == nil {
+		return false, nil
+	}
+	return p.Await(ctx, partitions)
+}
+
+func (p *Positions) stored(ctx context.Context, partitions []consumer.Partition) ([]Position, error) {
+	ids := bson.A{}
+	for _, id := range partitions {
+		ids = append(ids, id.String())
+	}
+	cursor, err := p.Collection.Find(ctx, bson.D{{Key: "_id", Value: bson.D{{Key: "$in", Value: ids}}}})
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", p.Collection.Name(), err)
+	}
+	var stored []Position
+	if err := cursor.All(ctx, &stored); err != nil {
+		return nil, fmt.Errorf("read %s: %w", p.Collection.Name(), err)
+	}
+	return stored, nil
 }
 
 // Save implements [consumer.Positions].

@@ -1,0 +1,147 @@
+package rebuild
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo"
+
+	"outflow/internal/mongodb"
+)
+
+const controlCollection = "_rebuilds"
+
+// phase is how far a rebuild is.
+type phase string
+
+const (
+	filling  phase = "filling"
+	pausing  phase = "pausing"
+	swapping phase = "swapping"
+)
+
+// control is the record of a rebuild.
+type control struct {
+	ID      string    `bson:"_id"` // the job's name
+	Run     string    `bson:"run"` // what the shadow's name ends with
+	Owner   string    `bson:"owner"`
+	Who     string    `bson:"who"`  // the owner, for people
+	Beat    int64     `bson:"beat"` // raised by every write
+	Phase   phase     `bson:"phase"`
+	From    Source    `bson:"from"`
+	Started time.Time `bson:"started"`
+
+	Places []place `bson:"places"` // how far the shadow is
+	Scan   scan    `bson:"scan"`   // how far it is in the outbox
+	Held   []held  `bson:"held"`   // keys whose events are left out
+	Done   int64   `bson:"done"`   // how many events were applied
+
+	Attempt    int64   `bson:"attempt"`    // when pausing: tells the answers to this pause from others
+	Handover   []place `bson:"handover"`   // when swapping: what the positions are going to be
+	Generation int64   `bson:"generation"` // and theirs
+	Shadow     string  `bson:"shadow"`     // and the identity of what is swapped in
+}
+
+// place is a position in a partition.
+type place struct {
+	Topic     string `bson:"topic"`
+	Partition int32  `bson:"partition"`
+	Log       string `bson:"log"`
+	Next      int64  `bson:"next"`
+	Epoch     int32  `bson:"epoch"`
+	LeftOut   int64  `bson:"left_out"` // the first offset that was left out; -1 for none
+}
+
+// scan is a position in the outbox.
+type scan struct {
+	Position int64 `bson:"position"`
+	Done     bool  `bson:"done"`
+}
+
+type held struct {
+	Topic string `bson:"topic"`
+	Key   string `bson:"key"`
+}
+
+// ErrTakenOver says that another rebuild has gone on with this one's work,
+// because it was silent for too long.
+var ErrTakenOver = errors.New("another rebuild has taken over")
+
+// errMoved says that somebody else changed the record: it is to be read again.
+var errMoved = errors.New("the rebuild's record was changed by someone else")
+
+func (j *Job) controls() *mongo.Collection { return j.DB.Collection(controlCollection) }
+
+// read returns a job's record, nil when there is none.
+func (j *Job) read(ctx context.Context) (*control, error) {
+	var c control
+	err := j.controls().FindOne(ctx, bson.D{{Key: "_id", Value: j.Name}}).Decode(&c)
+	switch {
+	case errors.Is(err, mongo.ErrNoDocuments):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("read %s: %w", controlCollection, err)
+	}
+	return &c, nil
+}
+
+// write writes the record with change, provided that it is as it was read; c
+// is as it was when it returns an error.
+func (j *Job) write(ctx context.Context, c *control, change func(*control)) error {
+	next := *c
+	if change != nil {
+		change(&next)
+	}
+	next.Beat++
+	done, err := j.controls().ReplaceOne(ctx, bson.D{
+		{Key: "_id", Value: c.ID}, {Key: "run", Value: c.Run}, {Key: "owner", Value: c.Owner}, {Key: "beat", Value: c.Beat},
+	}, next)
+	switch {
+	case err != nil:
+		return fmt.Errorf("write %s: %w", controlCollection, err)
+	case done.MatchedCount == 0:
+		return errMoved
+	}
+	*c = next
+	return nil
+}
+
+// create writes the first record of a rebuild; errMoved when there is one.
+func (j *Job) create(ctx context.Context, c *control) error {
+	if err := mongodb.Create(ctx, j.DB, controlCollection); err != nil {
+		return err
+	}
+	_, err := j.controls().InsertOne(ctx, c)
+	switch {
+	case mongodb.HasCode(err, mongodb.CodeDuplicateKey):
+		return errMoved
+	case err != nil:
+		return fmt.Errorf("write %s: %w", controlCollection, err)
+	}
+	return nil
+}
+
+// forget removes the record of a run, and what workers said about it.
+func (j *Job) forget(ctx context.Context, run string) error {
+	_, err := j.controls().DeleteMany(ctx, bson.D{{Key: "run", Value: run}})
+	if err != nil {
+		return fmt.Errorf("write %s: %w", controlCollection, err)
+	}
+	return nil
+}
+
+func newName() string { return strings.ToLower(rand.Text()[:10]) }
+
+func whoami() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "?"
+	}
+	return fmt.Sprintf("process %d on %s", os.Getpid(), host)
+}
