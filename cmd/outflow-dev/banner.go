@@ -63,20 +63,21 @@ func (b banner) print(w io.Writer) {
 	if b.servicesOnly {
 		fmt.Fprintf(w, "\nRun the parts by hand, each in a shell of its own:\n\n  %s; outflow relay\n", eval)
 	} else {
-		try := `"$OUTFLOW_API_URL/api/customers" -H 'Content-Type: application/json' \
-    -d '{"name": "Ada Lovelace", "email": "ada@example.com"}'`
+		// Every line works when it is pasted, in whatever order.
+		try := fmt.Sprintf(`%s/api/customers -H 'Content-Type: application/json' \
+    -d '{"name": "Ada Lovelace", "email": "ada@example.com"}'`, api)
 		if b.demo != "" {
-			try = `"$OUTFLOW_API_URL/api/orders?status=confirmed"`
+			try = api + "/api/orders?status=confirmed"
 		}
 		fmt.Fprintf(w, `
 What to try, in another shell:
 
-  %s
   curl -s %s
-  psql "$OUTFLOW_POSTGRES_URL" -c 'SELECT position, type, aggregate_version FROM outbox ORDER BY 1'
+  psql '%s' -c 'SELECT position, type, aggregate_version FROM outbox ORDER BY 1'
 
 Then look at the inbox, and send the examples of the API docs.
-`, eval, try)
+All addresses as variables: %s
+`, try, b.get("OUTFLOW_POSTGRES_URL"), eval)
 	}
 	fmt.Fprint(w, "Ctrl-C stops everything.\n")
 }
