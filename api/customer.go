@@ -29,6 +29,7 @@ func customers(s *store.Store) entity[domain.Customer, domain.CustomerInput] {
 		update:  s.UpdateCustomer,
 		remove:  s.DeleteCustomer,
 		history: s.History,
+		past:    s.CustomerAt,
 		docs: entityDocs{
 			tag: "Customers", one: "customer", One: "Customer",
 			sorts: customerSorts, filters: customerFilterDocs(),

@@ -26,6 +26,7 @@ type entity[T, In any] struct {
 
 	create  func(context.Context, In, domain.Metadata) (T, error)
 	get     func(context.Context, domain.ID) (T, error)
+	past    func(context.Context, domain.ID, store.Moment) (T, error)
 	list    func(*params) lister[T] // with the filters of a request
 	update  func(context.Context, domain.ID, store.Precondition, func(T) (In, error), domain.Metadata) (T, error)
 	remove  func(context.Context, domain.ID, store.Precondition, domain.Metadata) error
@@ -64,11 +65,7 @@ func (e *entity[T, In]) handleCreate(x *exchange) error {
 }
 
 func (e *entity[T, In]) handleGet(x *exchange) error {
-	id, err := x.id()
-	if err != nil {
-		return err
-	}
-	t, err := e.get(x.r.Context(), id)
+	t, err := e.find(x)
 	if err != nil {
 		return err
 	}

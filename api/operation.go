@@ -41,7 +41,8 @@ func (d *entityDocs) create(path string) huma.Operation {
 }
 
 func (d *entityDocs) get(path string) huma.Operation {
-	op := d.operation("get"+d.One, http.MethodGet, path, "Get "+article(d.one), "Returns the "+d.one+" as it is now.")
+	op := d.operation("get"+d.One, http.MethodGet, path, "Get "+article(d.one), "Returns the "+d.one+" as it is now, or as it was at a version or a time.")
+	d.past(&op)
 	d.gives(&op, "The "+d.one+".")
 	op.Responses["304"] = &huma.Response{Description: "It is the one that If-None-Match names.", Headers: op.Responses["200"].Headers}
 	return refuses(conditional(op), domain.CodeInvalid, domain.CodeNotFound)

@@ -30,6 +30,7 @@ func orders(s *store.Store) entity[domain.Order, domain.OrderInput] {
 		update:  s.UpdateOrder,
 		remove:  s.DeleteOrder,
 		history: s.History,
+		past:    s.OrderAt,
 		docs: entityDocs{
 			tag: "Orders", one: "order", One: "Order",
 			sorts: orderSorts, filters: orderFilterDocs(),
