@@ -18,6 +18,7 @@ import (
 //	(none) --claim--> claimed --mark--> sent
 //	                  claimed --release--> claimed, but up for anyone
 //	                  claimed --fail--> failed --claim--> claimed   (a retried dead letter)
+//	                  sent --resend--> sent, once more             (see Notifier.Resend)
 //
 // A claim is a lease: when its holder dies, it is up for anyone once
 // claimed_until has passed. The database's clock decides, for all notifiers.
@@ -71,7 +72,7 @@ func (c *claims) claim(ctx context.Context, event domain.ID) (_ claimed, attempt
 }
 
 const markSQL = `
-	UPDATE mail SET state = 'sent', error = '', updated_at = clock_timestamp()
+	UPDATE mail SET state = 'sent', error = '', claimed_until = clock_timestamp(), updated_at = clock_timestamp()
 	WHERE event_id = $1`
 
 // mark notes that the server took the mail. It does so whoever holds the claim

@@ -12,6 +12,12 @@
 //     does. A claim's lease is longer than that.
 //   - What may go away by itself is tried again (see [Temporary]). A mail that
 //     the server refuses for good is parked with its event.
+//     What the server wants later comes again after pauses that double, with
+//     jitter, up to a bound; mail to other customers goes on meanwhile.
+//   - One address gets no more mail than Config.Limit says, however many
+//     notifiers there are; what is more waits, in order.
+//   - [Notifier.Resend] sends a mail again that was sent, with a Message-ID of
+//     its own.
 //   - No value of a customer's can start a header or a line of ours, or act in
 //     the HTML.
 package notifier

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	netmail "net/mail"
+	"strconv"
 	"strings"
 	"time"
 
@@ -125,7 +126,7 @@ func (m *Mailer) compose(msg Message, to netmail.Address) ([]byte, error) {
 	g.FromMailAddress(&m.from)
 	g.ToMailAddress(&to)
 	g.Subject(line(msg.Subject))
-	g.SetMessageIDWithValue(id + "@outflow." + m.domain)
+	g.SetMessageIDWithValue(m.messageID(msg))
 	g.SetDateWithValue(msg.Date.UTC())
 	g.SetGenHeader("Auto-Submitted", "auto-generated") // RFC 3834: no out-of-office answers
 	g.SetBodyString(mail.TypeTextPlain, msg.Text)
@@ -133,6 +134,15 @@ func (m *Mailer) compose(msg Message, to netmail.Address) ([]byte, error) {
 	var b bytes.Buffer
 	_, err := g.WriteTo(&b)
 	return b.Bytes(), err
+}
+
+// messageID is the Message-ID of a message, without angle brackets.
+func (m *Mailer) messageID(msg Message) string {
+	id := msg.EventID.String()
+	if msg.Resend > 0 {
+		id += ".r" + strconv.Itoa(msg.Resend)
+	}
+	return id + "@outflow." + m.domain
 }
 
 // address checks a mail address and puts its domain into ASCII, which every

@@ -20,6 +20,7 @@ type Config struct {
 	// must be longer than the sender may take. 45 s when 0.
 	Lease   time.Duration
 	Workers int          // mails sent at once; 4 when 0
+	Limit   Limit        // of the mails that one address gets
 	Logger  *slog.Logger // slog.Default when nil
 }
 
@@ -30,9 +31,10 @@ type Sender interface {
 
 // Notifier sends the mail that notification.requested events ask for.
 type Notifier struct {
-	claims claims
-	sender Sender
-	cfg    Config
+	claims     claims
+	allowances allowances
+	sender     Sender
+	cfg        Config
 }
 
 // New returns a notifier that keeps its claims in table mail of pool's
@@ -47,7 +49,7 @@ func New(pool *pgxpool.Pool, sender Sender, cfg Config) *Notifier {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	return &Notifier{claims: claims{pool, cfg.Lease}, sender: sender, cfg: cfg}
+	return &Notifier{claims: claims{pool, cfg.Lease}, allowances: allowances{pool, cfg.Limit}, sender: sender, cfg: cfg}
 }
 
 // Handler is what the consumer loop calls.
@@ -56,6 +58,9 @@ func (n *Notifier) Handler() consumer.Handler { return consumer.Each(n.cfg.Worke
 // errHeld is answered while another notifier holds the claim: it is sending the
 // mail right now, or it died and its lease has to run out.
 var errHeld = errors.New("another notifier holds the claim on this mail")
+
+// errLimit is answered while an address has had its share of mail.
+var errLimit = errors.New("the recipient has got as much mail as the limit allows for now")
 
 func (n *Notifier) handle(ctx context.Context, m consumer.Message) error {
 	e := m.Event
@@ -82,6 +87,14 @@ func (n *Notifier) handle(ctx context.Context, m consumer.Message) error {
 	// What follows the claim ends it, also when a stop or a rebalance cuts the
 	// sending short: otherwise the mail would wait for its lease.
 	after := context.WithoutCancel(ctx)
+	// Only now, so that mails which were sent long ago and are merely delivered
+	// again take nothing of it.
+	switch wait, err := n.allowances.take(ctx, message.To.Email); {
+	case err != nil:
+		return errors.Join(err, n.claims.release(after, e.ID, attempt, err.Error()))
+	case wait > 0:
+		return errors.Join(consumer.After(wait, errLimit), n.claims.release(after, e.ID, attempt, errLimit.Error()))
+	}
 	if err := n.sender.Send(ctx, message); err != nil {
 		if Temporary(err) {
 			return errors.Join(err, n.claims.release(after, e.ID, attempt, err.Error()))

@@ -19,6 +19,7 @@ import (
 // same message, so that a duplicate is one to the byte.
 type Message struct {
 	EventID domain.ID // the Message-ID is made of it
+	Resend  int       // and of this: 0 for the first mail of the event, 1 for the first resend
 	To      domain.Recipient
 	Subject string
 	Text    string

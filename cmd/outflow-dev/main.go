@@ -32,6 +32,7 @@ type flags struct {
 	verbose      bool
 	simulate     string
 	seedDemo     bool
+	mailFaults   string
 }
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
@@ -64,6 +65,7 @@ The data stays in the data directory and is there at the next start, unless
 	set.BoolVar(&o.servicesOnly, "services-only", false, "start the servers and migrate, and leave the parts to be run by hand")
 	set.BoolVar(&o.seedDemo, "seed-demo", false, "make a few customers and orders, if the database is empty")
 	set.StringVar(&o.simulate, "simulate", "", "keep the demo alive: simulated customers act at this rate, such as 5/s")
+	set.StringVar(&o.mailFaults, "mail-faults", "", "how the mail server treats the first mails: tempfail:3,permfail:1 answers 451 to three and 550 to one; drop_after_data:1 takes one and hangs up")
 	set.BoolVarP(&o.verbose, "verbose", "v", false, "log what the parts do, not just what goes wrong")
 	root.PersistentFlags().StringVar(&o.dataDir, "data-dir", "", "folder of this stack and its data (default "+defaultHint()+")")
 	root.AddCommand(envCommand(&o), resetCommand(&o, stdin), app.VersionCommand("outflow-dev"))

@@ -33,6 +33,10 @@ func runStack(ctx context.Context, o flags, stdout, stderr io.Writer) (err error
 	if o.seedDemo && o.servicesOnly {
 		return app.UsageError(errors.New("--seed-demo needs the API: leave out --services-only"))
 	}
+	faults, err := parseFaults(o.mailFaults)
+	if err != nil {
+		return app.UsageError(fmt.Errorf("--mail-faults: %w", err))
+	}
 	h, err := openHome(dir)
 	if err != nil {
 		return err
@@ -82,6 +86,11 @@ func runStack(ctx context.Context, o flags, stdout, stderr io.Writer) (err error
 		return clean(ctx, err)
 	}
 	defer func() { err = errors.Join(err, s.stop()) }()
+	for _, f := range faults {
+		if err := s.sink.Fail(f); err != nil {
+			return err
+		}
+	}
 	if _, err := migrations.Up(starting, s.postgres.URL()); err != nil {
 		return clean(ctx, err)
 	}

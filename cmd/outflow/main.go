@@ -49,7 +49,7 @@ partitions, and of the relays one works while the others stand by.`,
 	for _, c := range partCommands {
 		root.AddCommand(partCommand(c, stderr, environ))
 	}
-	root.AddCommand(migrateCommand(stderr, environ), dlqCommand(environ), simulateCommand(stdout, stderr, environ), healthCommand(environ), app.VersionCommand("outflow"))
+	root.AddCommand(migrateCommand(stderr, environ), dlqCommand(environ), mailCommand(stderr, environ), simulateCommand(stdout, stderr, environ), healthCommand(environ), app.VersionCommand("outflow"))
 	return root
 }
 
@@ -103,8 +103,10 @@ when it knows OUTFLOW_MONGO_URI too.`,
 	},
 	{
 		use: "confirm", short: "Confirm or reject placed orders",
-		long: `Reads order.placed events and decides each order once: confirmed for an active
-customer, rejected otherwise, with the reason.`,
+		long: `Reads order.placed events and decides each order once. It is confirmed for an
+active customer, if all that was confirmed within OUTFLOW_VELOCITY_WINDOW and not
+cancelled since comes to no more than the spending limit with it; else it is
+rejected, with the reason.`,
 		required: []string{"OUTFLOW_POSTGRES_URL", "OUTFLOW_KAFKA_BROKERS"}, build: app.ConfirmPart,
 	},
 	{

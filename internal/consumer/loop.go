@@ -216,7 +216,9 @@ func (s *session) work(lanes []*lane) error {
 			parking = append(parking, l)
 		default:
 			retried++
-			failure = l.reason
+			if _, ok := errors.AsType[*laterError](l.reason); !ok {
+				failure = l.reason
+			}
 		}
 	}
 	s.count(func(t *Stats) {
@@ -280,8 +282,13 @@ func (s *session) settle(l *lane, n int) {
 		if n > 0 {
 			q.attempt = 0
 		}
-		q.due = time.Now().Add(s.pause(q.attempt))
-		q.attempt++
+		pause := s.pause(q.attempt)
+		if later, ok := errors.AsType[*laterError](l.reason); ok {
+			pause, q.attempt = later.pause, max(1, q.attempt)
+		} else {
+			q.attempt++
+		}
+		q.due = time.Now().Add(pause)
 	}
 }
 

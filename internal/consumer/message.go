@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -22,7 +23,7 @@ type Message struct {
 // Handler does what a worker does with a batch of messages: those of one key
 // are in their order, those of different keys in any. It answers per message:
 // nil for done, a [Permanent] error to park it, any other error to get it
-// again after a pause. A nil slice answers done for all; any other slice has
+// again after a pause, which [After] can set. A nil slice answers done for all; any other slice has
 // the batch's length.
 //
 // A message that wasn't handled holds back what follows it in its key: from
@@ -104,3 +105,22 @@ type permanentError struct{ err error }
 
 func (e *permanentError) Error() string { return e.err.Error() }
 func (e *permanentError) Unwrap() error { return e.err }
+
+// After sets the pause before the message that err is about comes again. It is
+// for handlers that know when that is worth while, and is no failure: nothing is
+// logged, and pauses after failures don't get longer by it. It returns nil for
+// nil.
+func After(pause time.Duration, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &laterError{err, pause}
+}
+
+type laterError struct {
+	err   error
+	pause time.Duration
+}
+
+func (e *laterError) Error() string { return e.err.Error() }
+func (e *laterError) Unwrap() error { return e.err }

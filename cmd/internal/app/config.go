@@ -34,6 +34,8 @@ type Config struct {
 	SMTPPassword     string        `env:"OUTFLOW_SMTP_PASSWORD" doc:"password for AUTH"`
 	SMTPTimeout      time.Duration `env:"OUTFLOW_SMTP_TIMEOUT" envDefault:"30s" doc:"how long sending one mail may take; a notifier that died holds its mail up a little longer"`
 	MailFrom         string        `env:"OUTFLOW_MAIL_FROM" envDefault:"outflow <orders@outflow.example>" doc:"the sender of every mail"`
+	MailRate         string        `env:"OUTFLOW_MAIL_RATE" doc:"how many mails one address gets at most in a second, minute or hour, as 20/m; what is more waits; no limit when unset"`
+	VelocityWindow   time.Duration `env:"OUTFLOW_VELOCITY_WINDOW" envDefault:"6h" doc:"the time until now over which a customer's confirmed orders are held against the spending limit"`
 	Listen           string        `env:"OUTFLOW_LISTEN" envDefault:"127.0.0.1:8000" doc:"where the API listens, unless --listen says otherwise"`
 	HealthListen     string        `env:"OUTFLOW_HEALTH_LISTEN" doc:"where a part answers /livez, /readyz and /metrics; nowhere when unset, though the API has the first two on its own address"`
 	RequireIfMatch   bool          `env:"OUTFLOW_REQUIRE_IF_MATCH" envDefault:"false" doc:"refuse a PUT, PATCH or DELETE that doesn't say in If-Match which version it is for"`
@@ -180,6 +182,12 @@ func (c *Config) check(bad map[string]string) {
 	}
 	if c.SMTPTimeout < time.Second {
 		report("OUTFLOW_SMTP_TIMEOUT", "must be at least 1s")
+	}
+	if _, _, err := ParseLimit(c.MailRate); err != nil {
+		report("OUTFLOW_MAIL_RATE", err.Error())
+	}
+	if c.VelocityWindow < time.Second {
+		report("OUTFLOW_VELOCITY_WINDOW", "must be at least 1s")
 	}
 	if c.KafkaPartitions < 1 {
 		report("OUTFLOW_KAFKA_PARTITIONS", "must be at least 1")

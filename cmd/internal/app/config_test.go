@@ -18,13 +18,15 @@ func TestLoadConfigTellsEveryProblemAtOnceByName(t *testing.T) {
 		"OUTFLOW_SMTP_TLS=maybe",
 		"OUTFLOW_LOG_LEVEL=loud",
 		"OUTFLOW_KAFKA_NAMESPACE=Has Spaces",
+		"OUTFLOW_MAIL_RATE=many",
+		"OUTFLOW_VELOCITY_WINDOW=0s",
 	}, "OUTFLOW_POSTGRES_URL", "OUTFLOW_SMTP_ADDR")
 	var ce *app.ConfigError
 	require.ErrorAs(t, err, &ce)
-	require.Len(t, ce.Problems, 8)
+	require.Len(t, ce.Problems, 10)
 	for i, name := range []string{
-		"OUTFLOW_KAFKA_BROKERS", "OUTFLOW_KAFKA_NAMESPACE", "OUTFLOW_LOG_LEVEL", "OUTFLOW_MONGO_URI",
-		"OUTFLOW_POSTGRES_MAX_CONNS", "OUTFLOW_POSTGRES_URL", "OUTFLOW_SMTP_ADDR", "OUTFLOW_SMTP_TLS",
+		"OUTFLOW_KAFKA_BROKERS", "OUTFLOW_KAFKA_NAMESPACE", "OUTFLOW_LOG_LEVEL", "OUTFLOW_MAIL_RATE", "OUTFLOW_MONGO_URI",
+		"OUTFLOW_POSTGRES_MAX_CONNS", "OUTFLOW_POSTGRES_URL", "OUTFLOW_SMTP_ADDR", "OUTFLOW_SMTP_TLS", "OUTFLOW_VELOCITY_WINDOW",
 	} {
 		require.Contains(t, ce.Problems[i], name)
 	}

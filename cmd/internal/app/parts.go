@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"outflow/analytics"
 	"outflow/api"
 	"outflow/confirmer"
@@ -176,7 +178,7 @@ func ConfirmPart(cfg Config, log *slog.Logger) (Part, error) {
 	c := consumer.New(consumer.Config{
 		Brokers: cfg.KafkaBrokers, Group: cfg.Namespace().Group("confirmer"),
 		Topics:  []string{cfg.Namespace().Topic(domain.AggregateOrder)},
-		Handler: confirmer.New(store.New(pool, store.Config{}), log).Handle, Logger: log,
+		Handler: confirmer.New(store.New(pool, store.Config{VelocityWindow: cfg.VelocityWindow}), log).Handle, Logger: log,
 	})
 	return workerPart("confirm", thenClose(c.Run, pool.Close), c.Stats, "order event seen", "order events seen"), nil
 }
@@ -188,22 +190,40 @@ func NotifyPart(cfg Config, log *slog.Logger) (Part, error) {
 		return Part{}, err
 	}
 	log = log.With("part", "notify")
+	mailer, err := newMailer(cfg)
+	if err != nil {
+		pool.Close()
+		return Part{}, err
+	}
+	n := newNotifier(pool, mailer, cfg, log)
+	c := consumer.New(consumer.Config{
+		Brokers: cfg.KafkaBrokers, Group: cfg.Namespace().Group("notifier"),
+		Topics:  []string{cfg.Namespace().Topic(domain.AggregateNotification)},
+		Handler: n.Handler(), Logger: log,
+		// A mail server that wants a mail later doesn't want it in a moment.
+		MinRetry: 500 * time.Millisecond, MaxRetry: 30 * time.Second,
+	})
+	run := thenClose(c.Run, func() { mailer.Close(); pool.Close() })
+	return workerPart("notify", run, c.Stats, "mail handled", "mails handled"), nil
+}
+
+func newMailer(cfg Config) (*notifier.Mailer, error) {
 	mailer, err := notifier.NewMailer(notifier.MailerConfig{
 		Addr: cfg.SMTPAddr, From: cfg.MailFrom, TLS: cfg.SMTPTLS,
 		Username: cfg.SMTPUsername, Password: cfg.SMTPPassword, Timeout: cfg.SMTPTimeout,
 	})
 	if err != nil {
-		pool.Close()
-		return Part{}, &ConfigError{Problems: []string{err.Error()}}
+		return nil, &ConfigError{Problems: []string{err.Error()}}
 	}
-	n := notifier.New(pool, mailer, notifier.Config{Lease: cfg.SMTPTimeout + 15*time.Second, Logger: log})
-	c := consumer.New(consumer.Config{
-		Brokers: cfg.KafkaBrokers, Group: cfg.Namespace().Group("notifier"),
-		Topics:  []string{cfg.Namespace().Topic(domain.AggregateNotification)},
-		Handler: n.Handler(), Logger: log,
+	return mailer, nil
+}
+
+func newNotifier(pool *pgxpool.Pool, mailer *notifier.Mailer, cfg Config, log *slog.Logger) *notifier.Notifier {
+	n, per, _ := ParseLimit(cfg.MailRate) // LoadConfig has checked it
+	return notifier.New(pool, mailer, notifier.Config{
+		// Longer than sending may take, or two could send the same mail.
+		Lease: cfg.SMTPTimeout + 15*time.Second, Limit: notifier.Limit{Mails: n, Per: per}, Logger: log,
 	})
-	run := thenClose(c.Run, func() { mailer.Close(); pool.Close() })
-	return workerPart("notify", run, c.Stats, "mail handled", "mails handled"), nil
 }
 
 func workerPart(name string, run func(context.Context) error, stats func() consumer.Stats, one, many string) Part {
