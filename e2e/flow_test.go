@@ -23,10 +23,12 @@ type system struct {
 	parts map[string][]*process
 }
 
-// startSystem starts the servers and copies of each part; the API is alone.
-func startSystem(t *testing.T, copies int) *system {
+// startSystem starts the servers, with further arguments for outflow-dev, and
+// copies of each part; the API is alone.
+func startSystem(t *testing.T, copies int, args ...string) *system {
 	t.Helper()
-	s := &system{stack: startStack(t, t.TempDir(), "--services-only", "--ephemeral", "--listen", "127.0.0.1:0"), parts: map[string][]*process{}}
+	args = append([]string{"--services-only", "--ephemeral", "--listen", "127.0.0.1:0"}, args...)
+	s := &system{stack: startStack(t, t.TempDir(), args...), parts: map[string][]*process{}}
 	if brokers := os.Getenv("OUTFLOW_TEST_KAFKA"); brokers != "" {
 		s.env["OUTFLOW_KAFKA_BROKERS"] = brokers
 		s.env["OUTFLOW_KAFKA_NAMESPACE"] = "e2e-" + strings.ToLower(rand.Text()[:10])
