@@ -9,10 +9,13 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"strings"
 	"syscall"
 	"time"
+
+	embeddedpostgres "github.com/fergusstrange/embedded-postgres"
 )
 
 // MirrorEnv names the variable that names the Maven repository to fetch
@@ -20,8 +23,10 @@ import (
 // local repository: file:///home/me/.m2/repository), or "off" to fetch nothing.
 const MirrorEnv = "OUTFLOW_POSTGRES_MIRROR"
 
-// mavenCentral is where Maven itself looks.
-const mavenCentral = "https://maven-central.example/maven2"
+// mavenCentral is where embedded-postgres, whose archives these are, looks for
+// them. The library keeps the address to itself and fetches only as part of its
+// own start, which refuses root; so its default is read, and the rest is ours.
+var mavenCentral = reflect.ValueOf(embeddedpostgres.DefaultConfig()).FieldByName("binaryRepositoryURL").String()
 
 // fetchVersion is the release of io.zonky.test.postgres that is fetched.
 const fetchVersion = "17.11.0"

@@ -434,6 +434,7 @@ func TestMirror(t *testing.T) {
 	f, err := newFetcher("", nil)
 	require.NoError(t, err)
 	artifact := "embedded-postgres-binaries-" + platform()
+	require.Regexp(t, "^https://.+/maven2$", mavenCentral, "embedded-postgres keeps its address elsewhere now")
 	require.Equal(t, mavenCentral+"/io/zonky/test/postgres/"+artifact+"/"+fetchVersion+"/"+artifact+"-"+fetchVersion+".jar", f.address())
 
 	t.Run("a local repository", func(t *testing.T) {
