@@ -24,11 +24,14 @@ import (
 // up; no test waits that long when all is well.
 const patience = 90 * time.Second
 
+var built string // where the binaries are, once a test wanted them
+
 var binaries = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "outflow-e2e-")
 	if err != nil {
 		return "", err
 	}
+	built = dir
 	out, err := exec.Command("go", "build", "-o", dir, "outflow/cmd/outflow", "outflow/cmd/outflow-dev").CombinedOutput()
 	if err != nil {
 		return dir, fmt.Errorf("build: %w\n%s", err, out)
@@ -38,10 +41,8 @@ var binaries = sync.OnceValues(func() (string, error) {
 
 func TestMain(m *testing.M) {
 	status := m.Run()
-	if dir, err := binaries(); dir != "" && (err == nil || !testing.Short()) {
-		if err := os.RemoveAll(dir); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-		}
+	if err := os.RemoveAll(built); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 	}
 	os.Exit(status)
 }
