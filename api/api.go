@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"errors"
 	"log/slog"
 	"maps"
@@ -48,6 +49,9 @@ type route struct {
 	handle func(*exchange) error
 	query  []string // the parameters that the query may have
 
+	maxBody  int64  // the largest body, in bytes; maxBody when 0
+	produces string // the type of what it answers; JSON when empty
+
 	// answer answers with the result of the operation's write. Operations that
 	// take an idempotency key have it.
 	answer func(x *exchange, result any)
@@ -69,7 +73,7 @@ func New(s *store.Store, cfg Config) http.Handler {
 	}
 	a.huma = humago.New(a.mux, description())
 	c, o := customers(s), orders(s)
-	for _, r := range slices.Concat(c.routes(), o.routes(), orderRoutes(&o, s), analyticsRoutes(cfg.Analytics, s), healthRoutes(s)) {
+	for _, r := range slices.Concat(c.routes(), o.routes(), c.bulkRoutes(), o.bulkRoutes(), orderRoutes(&o, s), analyticsRoutes(cfg.Analytics, s), healthRoutes(s)) {
 		a.add(r)
 	}
 	a.addPages()
@@ -104,8 +108,8 @@ func (a *api) serve(x *exchange) (err error) {
 	if err := a.crossOrigin.Check(x.r); err != nil {
 		return &refusal{code: codeCrossOrigin, detail: "a page of another site may not change anything here"}
 	}
-	if x.r.Method != http.MethodDelete && !accepts(x.r.Header["Accept"]) {
-		return &refusal{code: codeNotAcceptable, detail: "the response can only be " + typeJSON}
+	if x.r.Method != http.MethodDelete && !accepts(x.r.Header["Accept"], cmp.Or(x.route.produces, typeJSON)) {
+		return &refusal{code: codeNotAcceptable, detail: "the response can only be " + cmp.Or(x.route.produces, typeJSON)}
 	}
 	if x.query, err = parseQuery(x.r.URL.RawQuery, x.route.query); err != nil {
 		return err
@@ -133,13 +137,35 @@ func (a *api) refuseTheRest() {
 			methods = append(methods, http.MethodHead)
 		}
 		slices.Sort(methods)
-		allow := strings.Join(methods, ", ")
-		refuse := func(w http.ResponseWriter, _ *http.Request) {
+		a.methods[p] = methods
+	}
+	for p, methods := range a.methods {
+		refuse := func(w http.ResponseWriter, r *http.Request) {
+			// A path of its own, such as /api/orders/batch, may have come here as
+			// one of those with an id.
+			allowed, own := a.methods[strings.TrimSuffix(r.URL.Path, "/")]
+			if !own {
+				allowed = methods
+			}
+			allow := strings.Join(allowed, ", ")
 			w.(*exchange).fail(&refusal{code: codeMethodNotAllowed, detail: "this path has " + allow, header: [2]string{"Allow", allow}})
 		}
-		a.mux.HandleFunc(strings.TrimSuffix(p, "/")+"/{$}", refuse)
-		if p != "/" {
-			a.mux.HandleFunc(p, refuse)
+		// Those with an id have a handler for each of their methods, which would
+		// be in doubt about a path of its own for all methods.
+		which := []string{""}
+		if among, ok := a.methods[urlpath.Dir(p)+"/{id}"]; ok && urlpath.Base(p) != "{id}" {
+			which = nil
+			for _, m := range among {
+				if m != http.MethodHead && !slices.Contains(methods, m) {
+					which = append(which, m+" ")
+				}
+			}
+		}
+		for _, m := range which {
+			a.mux.HandleFunc(m+strings.TrimSuffix(p, "/")+"/{$}", refuse)
+			if p != "/" {
+				a.mux.HandleFunc(m+p, refuse)
+			}
 		}
 	}
 	a.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { w.(*exchange).fail(errNoSuchPath) })

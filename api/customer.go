@@ -19,6 +19,8 @@ func customers(s *store.Store) entity[domain.Customer, domain.CustomerInput] {
 		computed:  computedOfCustomer,
 		validate:  domain.CustomerInput.Validate,
 		create:    s.CreateCustomer,
+		createAll: s.CreateCustomers,
+		importAll: s.ImportCustomers,
 		get:       s.Customer,
 		list: func(p *params) lister[domain.Customer] {
 			f := customerFilter(p)

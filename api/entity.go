@@ -24,7 +24,10 @@ type entity[T, In any] struct {
 	computed func(name string, current *T) any // what a read-only property says; nil for others
 	validate func(In) error
 
-	create  func(context.Context, In, domain.Metadata) (T, error)
+	create    func(context.Context, In, domain.Metadata) (T, error)
+	createAll func(context.Context, []In, domain.Metadata) ([]T, error)
+	importAll func(ctx context.Context, ins []In, validateOnly bool, m domain.Metadata) []store.Imported
+
 	get     func(context.Context, domain.ID) (T, error)
 	past    func(context.Context, domain.ID, store.Moment) (T, error)
 	list    func(*params) lister[T] // with the filters of a request

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -217,8 +218,9 @@ func release(b *bytes.Buffer) {
 
 // read returns the body, unless it is larger than maxBody.
 func (x *exchange) read() (string, error) {
-	tooLarge := &refusal{code: codeTooLarge, detail: "a body may have at most " + strconv.Itoa(maxBody) + " bytes"}
-	if x.r.ContentLength > maxBody {
+	limit := cmp.Or(x.route.maxBody, maxBody)
+	tooLarge := &refusal{code: codeTooLarge, detail: "a body may have at most " + strconv.FormatInt(limit, 10) + " bytes"}
+	if x.r.ContentLength > limit {
 		return "", tooLarge
 	}
 	if x.sent != nil {
@@ -227,7 +229,7 @@ func (x *exchange) read() (string, error) {
 	b := buffer()
 	defer release(b)
 	// The server's own writer, so that it learns to close the connection.
-	_, err := b.ReadFrom(http.MaxBytesReader(x.ResponseWriter, x.r.Body, maxBody))
+	_, err := b.ReadFrom(http.MaxBytesReader(x.ResponseWriter, x.r.Body, limit))
 	if err == nil {
 		x.sent = new(b.String())
 		return *x.sent, nil
@@ -267,9 +269,10 @@ func (x *exchange) reply(v any) error {
 	return nil
 }
 
-// accepts reports whether an Accept header takes JSON (RFC 9110, 12.5.1).
-func accepts(header []string) bool {
-	if len(header) == 0 || len(header) == 1 && (header[0] == "*/*" || header[0] == typeJSON || header[0] == "") {
+// accepts reports whether an Accept header takes a type of application/...
+// (RFC 9110, 12.5.1).
+func accepts(header []string, mediaType string) bool {
+	if len(header) == 0 || len(header) == 1 && (header[0] == "*/*" || header[0] == mediaType || header[0] == "") {
 		return true
 	}
 	best, accepted := -1, false // the most specific range decides
@@ -279,7 +282,7 @@ func accepts(header []string) bool {
 			if err != nil && !errors.Is(err, mime.ErrInvalidMediaParameter) {
 				continue
 			}
-			specific := slices.Index([]string{"*/*", "application/*", typeJSON}, media)
+			specific := slices.Index([]string{"*/*", "application/*", mediaType}, media)
 			if specific < best || specific < 0 {
 				continue
 			}

@@ -40,6 +40,39 @@ func (d *entityDocs) create(path string) huma.Operation {
 	return refuses(op, append(writing(true), d.createProblems...)...)
 }
 
+func (d *entityDocs) createBatch(path, plural string) huma.Operation {
+	op := d.operation("create"+d.tag, http.MethodPost, path, "Create many "+plural,
+		fmt.Sprintf("Creates up to %d %s at once: all of them or, when anything is wrong with any of them, none. Each has its own events, as if it had been created alone. "+
+			"All problems are told, each with the index of what has it. The body may have 4 MiB.", maxBatch, plural))
+	op.DefaultStatus = http.StatusCreated
+	d.takes(&op, d.One+"Batch", map[string]any{plural: []any{d.input}}, typeJSON)
+	op.Responses["201"] = &huma.Response{Description: "The " + plural + " as they were created, in the order of the request.", Headers: commonHeaders(),
+		Content: content(typeJSON, d.One+"BatchResult", batch[any]{[]any{d.resource}})}
+	return refuses(op, append(writing(true), d.createProblems...)...)
+}
+
+func (d *entityDocs) importAll(path, plural string) huma.Operation {
+	op := d.operation("import"+d.tag, http.MethodPost, path, "Import "+plural,
+		"Creates "+article(d.one)+" for each line of the body, which is newline-delimited JSON of any length and is served while it arrives. "+
+			"Each line is like the body of a request that creates one, of at most 64 KiB, and has the same events; what is wrong with one line doesn't hold up the others. "+
+			"The answer has a line for each line with something in it, in the same order: {\"line\": 1, \"id\": ...} or {\"line\": 2, \"problem\": {...}}. "+
+			"A client may read it while it sends, or after that. An answer without its end means that the connection broke: what was answered took place, of the rest it is not known. "+
+			"Idempotency-Key has no meaning here; an email that is taken tells what was imported before.")
+	op.Parameters = append(op.Parameters, inQuery("validate_only",
+		"Whether only to look for problems, and change nothing. An email that comes twice in the body is found when the lines are near to each other.",
+		&huma.Schema{Type: huma.TypeBoolean, Default: false}))
+	line := string(mustJSON(d.input)) + "\n"
+	op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{typeNDJSON: {
+		Schema:   characters("Lines, each a "+d.One+"Input.", 0, 0),
+		Examples: map[string]*huma.Example{"example": {Summary: "An example", Value: line}},
+	}}}
+	op.Responses["200"] = &huma.Response{Description: "What became of each line.", Headers: commonHeaders(), Content: map[string]*huma.MediaType{typeNDJSON: {
+		Schema:   characters("Lines, each an ImportedLine.", 0, 0),
+		Examples: map[string]*huma.Example{"example": {Summary: "An example", Value: string(mustJSON(imported{Line: 1, ID: &exampleCustomer.ID})) + "\n"}},
+	}}}
+	return refuses(op, domain.CodeInvalid, codeCrossOrigin, codeMediaType)
+}
+
 func (d *entityDocs) get(path string) huma.Operation {
 	op := d.operation("get"+d.One, http.MethodGet, path, "Get "+article(d.one), "Returns the "+d.one+" as it is now, or as it was at a version or a time.")
 	d.past(&op)

@@ -20,6 +20,8 @@ func orders(s *store.Store) entity[domain.Order, domain.OrderInput] {
 		computed:  computedOfOrder,
 		validate:  domain.OrderInput.Validate,
 		create:    s.PlaceOrder,
+		createAll: s.PlaceOrders,
+		importAll: s.ImportOrders,
 		get:       s.Order,
 		list: func(p *params) lister[domain.Order] {
 			f := orderFilter(p)

@@ -53,9 +53,9 @@ var problemTypes = []problemType{
 	{codeMalformedPatch, http.StatusBadRequest, "The body is not a JSON Patch",
 		"The body is JSON, but not a JSON Patch (RFC 6902): an array of operations that each have an op, a path (a JSON Pointer) and what belongs to the op. detail says what is wrong with which operation, counted from 0. Nothing was changed."},
 	{codeMediaType, http.StatusUnsupportedMediaType, "The body's content type is not supported",
-		"Send application/json, and for PATCH application/merge-patch+json (RFC 7396; application/json means the same) or application/json-patch+json (RFC 6902), in UTF-8 and without a content encoding. The Content-Type header must be there."},
+		"Send application/json, for imports application/x-ndjson, and for PATCH application/merge-patch+json (RFC 7396; application/json means the same) or application/json-patch+json (RFC 6902), in UTF-8 and without a content encoding. The Content-Type header must be there."},
 	{codeTooLarge, http.StatusRequestEntityTooLarge, "The body is too large",
-		"A body may have at most 64 KiB. Nothing was changed."},
+		"A body, and a line of an import, may have at most 64 KiB; the body of a batch 4 MiB. Nothing was changed."},
 	{codeTimeout, http.StatusRequestTimeout, "The body came too slowly",
 		"The body did not arrive in time. Nothing was changed; send the request again."},
 	{codeNotAcceptable, http.StatusNotAcceptable, "No acceptable representation",
@@ -160,10 +160,25 @@ func (x *exchange) fail(err error) {
 		h.Set("Retry-After", retryAfter)
 	}
 	h.Set("Cache-Control", "no-store")
-	x.send(t.status, problemJSON, problem{
+	x.send(t.status, problemJSON, x.document(r))
+}
+
+// document is the problem document of a refusal.
+func (x *exchange) document(r *refusal) problem {
+	t := typeOf(r.code)
+	return problem{
 		Type: t.uri(), Title: t.title, Status: t.status, Detail: sentence(r.detail),
 		Instance: x.r.URL.EscapedPath(), RequestID: x.requestID, Errors: r.errors, State: r.state,
-	})
+	}
+}
+
+// problem is what a client is told about an error of a part of its request.
+func (x *exchange) problem(err error) problem {
+	r := refused(err)
+	if typeOf(r.code).code == codeInternal {
+		x.logError("part of a request failed", "error", err)
+	}
+	return x.document(r)
 }
 
 // refused makes a refusal of any error.

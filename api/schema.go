@@ -3,6 +3,7 @@ package api
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -11,7 +12,7 @@ import (
 
 // Version is the version of the API's contract: what it says changes only
 // together with it.
-const Version = "1.4.0"
+const Version = "1.5.0"
 
 const about = `Customers and orders. Every change is committed together with an event that carries the state before and after, and that goes on to Kafka, in order and once.
 
@@ -121,6 +122,19 @@ func schemas() map[string]*huma.Schema {
 		"Health": record("How the service is.", properties{"status": enum("What is the case.", "live", "ready")}, "status"),
 	}
 	maps.Copy(all, analyticsSchemas())
+	for _, one := range []string{"Customer", "Order"} {
+		plural := strings.ToLower(one) + "s"
+		many := &huma.Schema{Type: huma.TypeArray, Items: ref(one + "Input"), Description: "What to create.", MinItems: new(1), MaxItems: new(maxBatch)}
+		all[one+"Batch"] = record("Many new "+plural+".", properties{plural: many}, plural)
+		all[one+"BatchResult"] = record("What was created.", properties{
+			"data": {Type: huma.TypeArray, Items: ref(one), Description: "In the order of the request."},
+		}, "data")
+	}
+	all["ImportedLine"] = record("What became of a line of an import: it has either an id or a problem, or neither if it was only validated.", properties{
+		"line":    integer("Which line, beginning with 1.", 1, 0),
+		"id":      uuidSchema("The id of what was created."),
+		"problem": ref("Problem"),
+	}, "line")
 	for _, one := range []string{"Customer", "Order", "Event"} {
 		page := properties{
 			"data":        {Type: huma.TypeArray, Items: ref(one), Description: "The items, in the list's order."},
