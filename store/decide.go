@@ -72,8 +72,9 @@ func decidedArgs(changes []change) []any {
 //
 // All of it is one transaction of two round trips; when it fails for a reason
 // that lies in an order, the orders are decided one by one. The errors are
-// those of the single orders, one for each id: nil, CodeNotFound, CodeTooLarge,
-// or what is wrong with it.
+// those of the single orders, one for each id: nil, CodeNotFound (also while an
+// order's transaction is just becoming visible), CodeTooLarge, or what is wrong
+// with it.
 func (s *Store) DecideOrders(ctx context.Context, ids []domain.ID, metadata func(domain.ID) domain.Metadata) []error {
 	errs := make([]error, len(ids))
 	if len(ids) == 0 {
@@ -100,7 +101,7 @@ func (s *Store) DecideOrders(ctx context.Context, ids []domain.ID, metadata func
 
 // decideOrders returns the errors of single orders, or the one of all.
 func (s *Store) decideOrders(ctx context.Context, ids []domain.ID, metadata func(domain.ID) domain.Metadata) (each map[domain.ID]error, err error) {
-	customers := map[domain.ID]*domain.Customer{}
+	customers := map[domain.ID]*domain.Customer{} // those that are locked; nil for deleted ones
 	var orders []domain.Order
 	spent := map[domain.ID]int64{} // by customer, in the currency of its limit
 	read := func(b *pgx.Batch) {
@@ -108,8 +109,9 @@ func (s *Store) decideOrders(ctx context.Context, ids []domain.ID, metadata func
 			_, err := collect(rows, func(row pgx.Row) (struct{}, error) {
 				var deleted bool
 				c, err := scanCustomer(row, &deleted)
-				if err == nil && !deleted {
-					customers[c.ID] = &c
+				customers[c.ID] = &c
+				if deleted {
+					customers[c.ID] = nil
 				}
 				return struct{}{}, err
 			})
@@ -140,8 +142,14 @@ func (s *Store) decideOrders(ctx context.Context, ids []domain.ID, metadata func
 			}
 			var changes []change
 			for _, o := range orders {
+				customer, locked := customers[o.CustomerID]
+				if !locked {
+					// The order became visible after the first statement had begun, which
+					// so left out its customer. The order is as good as not there yet.
+					continue
+				}
 				each[o.ID] = nil
-				d := domain.DecideOrder(o, customers[o.CustomerID], spent[o.CustomerID], s.cfg.Now())
+				d := domain.DecideOrder(o, customer, spent[o.CustomerID], s.cfg.Now())
 				if d.NoOp() {
 					continue
 				}

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"outflow/domain"
@@ -188,4 +189,44 @@ func TestDecisionSeesTheCustomerAsLocked(t *testing.T) {
 	// For the check of the log, which the suspension above went past.
 	_, err = pool.Exec(t.Context(), `UPDATE customers SET status = 'active'`)
 	require.NoError(t, err)
+}
+
+// An order that becomes visible while a batch waits for its locks is seen by the
+// statement that locks orders, and was not by the one before, which locks their
+// customers. Its customer is not taken for a deleted one.
+func TestAnOrderThatAppearsWhileItIsDecidedIsLeftForLater(t *testing.T) {
+	t.Parallel()
+	s, pool := open(t)
+	first, second := create(t, s, named("ada")).ID, create(t, s, named("eve")).ID
+	waits := place(t, s, first)
+	late := domain.ID(uuid.Must(uuid.NewV7()))
+	ids := []domain.ID{late}
+	placing := store.New(pool, store.Config{NewID: func() domain.ID {
+		if len(ids) > 0 {
+			id := ids[0]
+			ids = ids[1:]
+			return id
+		}
+		return domain.ID(uuid.Must(uuid.NewV7()))
+	}})
+
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(t.Context()) }()
+	_, err = tx.Exec(t.Context(), `SELECT FROM customers WHERE id = $1 FOR NO KEY UPDATE`, first.String())
+	require.NoError(t, err)
+	decided := make(chan []error, 1)
+	go func() {
+		decided <- s.DecideOrders(t.Context(), []domain.ID{waits.ID, late}, func(domain.ID) domain.Metadata { return by })
+	}()
+	require.Eventually(t, func() bool { return lockWaiters(t, pool) == 1 }, 10*time.Second, 5*time.Millisecond)
+	require.Equal(t, late, place(t, placing, second).ID)
+	require.NoError(t, tx.Rollback(t.Context()))
+	errs := <-decided
+	require.NoError(t, errs[0])
+	requireCode(t, domain.CodeNotFound, errs[1])
+	o, err := s.Order(t.Context(), late)
+	require.NoError(t, err)
+	require.Equal(t, domain.OrderStatusPlaced, o.Status)
+	require.Equal(t, "confirmed", outcome(t, s, late))
 }
