@@ -86,21 +86,26 @@ func metadata(placed domain.Event) domain.Metadata {
 
 // settled is how old the event of an order that isn't there must be for the
 // order to be missing for good. The relay reads the log of PostgreSQL, where a
-// transaction is before others can see it: for microseconds, or for as long as
+// transaction is before others can see it: for a moment, when its process has to
+// wait for a processor before it can say that it has committed, or for as long as
 // a synchronous standby keeps its commit waiting.
 const settled = 15 * time.Minute
 
 // classify marks what trying again can't mend: the order doesn't exist (the
 // database was restored from an older backup), or its decision is too large to
-// be published. Everything else may pass.
+// be published. Everything else may pass. An order that isn't there yet is no
+// failure on a busy machine, and is looked for again at once, then less often
+// the longer it takes.
 func classify(placed domain.Event, err error) error {
 	switch domain.CodeOf(err) {
 	case domain.CodeTooLarge:
 		return consumer.Permanent(err)
 	case domain.CodeNotFound:
-		if time.Since(placed.OccurredAt) > settled {
+		age := time.Since(placed.OccurredAt)
+		if age > settled {
 			return consumer.Permanent(err)
 		}
+		return consumer.After(min(max(age/4, 2*time.Millisecond), 10*time.Second), err)
 	}
 	return err
 }
