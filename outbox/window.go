@@ -225,7 +225,7 @@ func (w *windowReader) part(ctx context.Context, wide bool) error {
 
 func (w *windowReader) row(ctx context.Context, v *values) error {
 	if !w.flushed && !failpoint.Mutant("relay.no-barrier") {
-		if err := w.barrier(ctx); err != nil {
+		if err := barrier(ctx, w.db); err != nil {
 			return err
 		}
 		w.flushed = true
@@ -252,8 +252,8 @@ func (w *windowReader) row(ctx context.Context, v *values) error {
 // barrier returns when everything that is visible is on disk. A transaction
 // that committed with synchronous_commit off is visible before it is, and a
 // crash would take it back, with its transaction id to be used again.
-func (w *windowReader) barrier(ctx context.Context) error {
-	err := pgx.BeginFunc(ctx, w.db, func(tx pgx.Tx) error {
+func barrier(ctx context.Context, db *pgxpool.Pool) error {
+	err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, `SELECT set_config('synchronous_commit', 'local', true), pg_logical_emit_message(true, 'outflow', '')`)
 		return err
 	})
