@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -25,6 +26,10 @@ type Config struct {
 	// RequireIfMatch refuses a PUT, PATCH or DELETE that doesn't say which
 	// version it is for.
 	RequireIfMatch bool
+
+	// ImportIdle is how long the client of an import may neither send nor take
+	// anything; a minute when 0.
+	ImportIdle time.Duration
 
 	// Analytics answers questions about windows of time; they are answered
 	// with 503 when nil.
@@ -67,6 +72,9 @@ func New(s *store.Store, cfg Config) http.Handler {
 		cursors:     &cursors{secret: s.Secret},
 		crossOrigin: http.NewCrossOriginProtection(),
 		methods:     map[string][]string{},
+	}
+	if a.cfg.ImportIdle == 0 {
+		a.cfg.ImportIdle = time.Minute
 	}
 	if a.logger == nil {
 		a.logger = slog.Default()

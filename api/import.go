@@ -3,6 +3,7 @@ package api
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,10 +22,6 @@ const (
 	maxChunkLines = 1000    // of an import that go to the database together
 	maxChunkBytes = 1 << 20 // the same
 	packetBytes   = 64 << 10
-
-	// importIdle is how long a client may send nothing, or take nothing of what
-	// it is sent.
-	importIdle = 30 * time.Second
 )
 
 // imported says what became of a line.
@@ -71,13 +68,22 @@ func (e *entity[T, In]) handleImport(x *exchange) error {
 	}
 	x.Header().Set("Content-Type", typeNDJSON)
 	x.Header().Set("Cache-Control", "no-store")
+	// A body that stops arriving ends its request's context, and yet what has
+	// arrived is imported and answered. A client that is gone shows in the answer.
+	x.r = x.r.WithContext(context.WithoutCancel(x.r.Context()))
 	x.answered = true // from here on, what goes wrong is said in lines
 
+	// Whoever still sends need not take anything yet.
+	idle := func() {
+		deadline := time.Now().Add(x.api.cfg.ImportIdle)
+		_ = control.SetReadDeadline(deadline)
+		_ = control.SetWriteDeadline(deadline)
+	}
 	answers := newSpool()
 	defer answers.close()
 	sent := make(chan error, 1)
 	go func() {
-		err := x.stream(answers, control)
+		err := stream(x.ResponseWriter, answers, idle)
 		answers.abandon(err)
 		sent <- err
 	}()
@@ -85,7 +91,7 @@ func (e *entity[T, In]) handleImport(x *exchange) error {
 	go func() {
 		defer close(stopped)
 		defer close(packets)
-		readLines(idleReader{x.r.Body, control}, func(p packet) bool {
+		readLines(idleReader{x.r.Body, idle}, func(p packet) bool {
 			select {
 			case packets <- p:
 				return true
@@ -130,9 +136,6 @@ func (e *entity[T, In]) importPackets(x *exchange, packets <-chan packet, answer
 			default:
 				break more
 			}
-		}
-		if err := x.r.Context().Err(); err != nil {
-			return err
 		}
 		var b bytes.Buffer
 		gone = e.importChunk(x, chunk.lines, &b, validateOnly, gone)
@@ -194,11 +197,12 @@ func (e *entity[T, In]) readLine(l line, in *In) error {
 }
 
 // stream sends what is in a spool, and returns io.EOF when that was all.
-func (x *exchange) stream(s *spool, control *http.ResponseController) error {
+func stream(w http.ResponseWriter, s *spool, idle func()) error {
+	control := http.NewResponseController(w)
 	b := make([]byte, packetBytes)
 	for {
 		n, err := s.next(b)
-		_ = control.SetWriteDeadline(time.Now().Add(importIdle))
+		idle()
 		if errors.Is(err, io.EOF) {
 			// An import without a line has an answer too.
 			return errors.Join(err, control.Flush())
@@ -206,7 +210,7 @@ func (x *exchange) stream(s *spool, control *http.ResponseController) error {
 		if err != nil {
 			return err
 		}
-		if _, err := x.ResponseWriter.Write(b[:n]); err != nil {
+		if _, err := w.Write(b[:n]); err != nil {
 			return err
 		}
 		if err := control.Flush(); err != nil {
@@ -218,11 +222,11 @@ func (x *exchange) stream(s *spool, control *http.ResponseController) error {
 // idleReader reads a body of any length from a client that keeps sending.
 type idleReader struct {
 	io.Reader
-	control *http.ResponseController
+	idle func()
 }
 
 func (r idleReader) Read(b []byte) (int, error) {
-	_ = r.control.SetReadDeadline(time.Now().Add(importIdle))
+	r.idle()
 	return r.Reader.Read(b)
 }
 
