@@ -27,6 +27,30 @@
 // the database in one round trip. All of this relies on READ COMMITTED, which
 // [Open] asks for: there every statement has a snapshot of its own.
 //
+// # Shared commits
+//
+// While [Store.Run] runs, the changes that arrive at the same time share a
+// statement, up to 64 of them; a lone change goes at once. Nobody can tell who
+// shared with whom: a statement that the database takes back is given up, and
+// each of its changes is then written by its own caller, so that a failure, or
+// somebody's lock, is the business of those alone whom it concerns. When the
+// connection breaks instead, the outcome isn't known, nothing is tried again,
+// and each of its callers gets CodeUnavailable. Statements lock in one order:
+// emails, then the ids of customers, then those of orders, then idempotency keys.
+//
+// # Idempotency keys
+//
+// [Store.Once] makes a write take place at most once per key: the statement
+// that makes the change stores the answer to the request, so one is there
+// exactly if the other is, also when nobody learned of the commit. Keys expire
+// after [KeyLife]; Run removes them, with the personal data in the answers.
+//
+// # Many at once
+//
+// Batches and imports are loaded by COPY, each batch and each chunk of an import
+// in one transaction. They leave the same events and requests for mail as
+// single writes.
+//
 // # Failures
 //
 // Errors that callers may be told about are [domain.Error]. CodeUnavailable

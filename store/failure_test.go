@@ -255,3 +255,33 @@ func TestServerThatIsAwayIsUnavailable(t *testing.T) {
 	requireCode(t, domain.CodeUnavailable, err)
 	requireCode(t, domain.CodeUnavailable, s.DecideOrders(t.Context(), []domain.ID{{1}, {2}}, nil)[1])
 }
+
+// When the disk is full for some statements, whoever was told that it is done
+// finds it there, and whoever was not is told that the database is the matter.
+func TestFullDiskRefusesAndForgetsNothing(t *testing.T) {
+	t.Parallel()
+	s, pool := open(t)
+	breakTable(t, pool, "outbox", "nextval('tries') % 5 = 0", "53100")
+	created := make([]domain.ID, 200)
+	failed := 0
+	for i, err := range together(len(created), func(i int) error {
+		c, err := s.CreateCustomer(t.Context(), named(nth("c", i)), by)
+		created[i] = c.ID
+		return err
+	}) {
+		if err != nil {
+			requireCode(t, domain.CodeUnavailable, err)
+			require.Zero(t, created[i])
+			failed++
+		}
+	}
+	breakTable(t, pool, "outbox", "false", "53100")
+	require.Positive(t, failed)
+	require.Len(t, log(t, pool), 2*(len(created)-failed))
+	for _, id := range created {
+		if !id.IsZero() {
+			_, err := s.Customer(t.Context(), id)
+			require.NoError(t, err)
+		}
+	}
+}
