@@ -33,9 +33,14 @@ func TestSimulatedLifeAddsUp(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts servers")
 	}
-	s := startSystem(t, 2)
+	s := startSystem(t, 0)
+	// Nothing dies here, so a mail that takes long on a busy machine is no reason
+	// for a duplicate.
+	s.env["OUTFLOW_SMTP_TIMEOUT"] = "60s"
 	for range 2 {
-		s.run("analyze")
+		for _, part := range []string{"relay", "replicate", "analyze", "confirm", "notify"} {
+			s.run(part)
+		}
 	}
 	out, problem, status := runOnce(t, s.environ(), "outflow", "simulate", "--customers", "150", "--rate", "100/s", "--duration", "20s", "--seed", "7", "--json")
 	require.Zero(t, status, problem)

@@ -261,3 +261,39 @@ func TestABatchIsDecidedInTwoRoundTrips(t *testing.T) {
 		}
 	}
 }
+
+// Batches of 100 placed orders, of 1,000 customers with limits, each with 50
+// orders inside the window and as many before it.
+func BenchmarkDecideOrders(b *testing.B) {
+	pool, err := store.Open(b.Context(), pgtest.New(b).URL, 4)
+	require.NoError(b, err)
+	b.Cleanup(pool.Close)
+	s := store.New(pool, store.Config{})
+	var customers []domain.ID
+	for i := range 1000 {
+		in := named(nth("c", i))
+		in.SpendingLimit = &domain.Money{Amount: domain.MaxAmount, Currency: "EUR"}
+		c, err := s.CreateCustomer(b.Context(), in, by)
+		require.NoError(b, err)
+		customers = append(customers, c.ID)
+	}
+	_, err = pool.Exec(b.Context(), `INSERT INTO orders (id, version, customer_id, currency, items, total, status, created_at, updated_at, confirmed_at)
+		SELECT gen_random_uuid(), 2, c.id, 'EUR', '[]', 100, 'confirmed', now(), now(), now() - n * interval '7 minutes'
+		FROM customers c, generate_series(1, 100) n`)
+	require.NoError(b, err)
+	const batch = 100
+	for n := 0; b.Loop(); n++ {
+		b.StopTimer()
+		ids := make([]domain.ID, batch)
+		for i := range ids {
+			o, err := s.PlaceOrder(b.Context(), tea(customers[(n*batch+i)%len(customers)]), by)
+			require.NoError(b, err)
+			ids[i] = o.ID
+		}
+		b.StartTimer()
+		for _, err := range s.DecideOrders(b.Context(), ids, func(domain.ID) domain.Metadata { return by }) {
+			require.NoError(b, err)
+		}
+	}
+	b.ReportMetric(float64(b.N)*batch/b.Elapsed().Seconds(), "orders/s")
+}
