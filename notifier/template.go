@@ -109,9 +109,9 @@ func reason(code string) string {
 		return "Your account is suspended, and we can't accept orders until it is active again."
 	case domain.ReasonCustomerClosed:
 		return "Your account is closed."
-	case "limit_exceeded":
+	case domain.ReasonLimitExceeded:
 		return "Together with your recent orders it would exceed the spending limit of your account."
-	case "currency_not_accepted":
+	case domain.ReasonCurrencyNotAccepted:
 		return "We can't accept orders in this currency."
 	}
 	return "The reason is: " + strings.ReplaceAll(line(code), "_", " ") + "."
