@@ -50,7 +50,12 @@ func newClient(t *testing.T, env map[string]string) *client {
 	require.NoError(t, err)
 	m, err := mongo.Connect(options.Client().ApplyURI(env["OUTFLOW_MONGO_URI"]))
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = m.Disconnect(context.Background()) })
+	t.Cleanup(func() {
+		// Saying goodbye to a server that is gone would take half a minute.
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = m.Disconnect(ctx)
+	})
 	c.mongo = m.Database(strings.Trim(uri.Path, "/"))
 	return c
 }
