@@ -18,7 +18,7 @@ import (
 
 // The largest event that may be stored is one that a producer and a broker
 // with their default limits take.
-func TestLargestEventFitsIntoARecord(t *testing.T) {
+func TestRow10LargestEventFitsIntoARecord(t *testing.T) {
 	t.Parallel()
 	id := domain.MustParseID("01938f00-0000-7000-8000-000000000001")
 	e := domain.Event{

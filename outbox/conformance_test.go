@@ -180,9 +180,9 @@ var (
 	errLost   = errors.New("events are lost")
 )
 
-// Rows 1 and 2 of the failure table: commits in another order than their
-// sequence numbers; a long transaction.
-func TestReadersConform(t *testing.T) {
+// Both readers beside the adversarial load, and beside a long transaction in
+// another database.
+func TestRow01CommitsInAnotherOrderThanTheirNumbers(t *testing.T) {
 	t.Parallel()
 	for name, prepare := range readers {
 		t.Run(name, func(t *testing.T) {

@@ -31,7 +31,7 @@ func (w *world) dropSlot(t testing.TB) {
 	}, patience, time.Millisecond)
 }
 
-func TestLostSlotHeals(t *testing.T) {
+func TestRow05SlotLost(t *testing.T) {
 	t.Parallel()
 	for name, lose := range map[string]func(*testing.T, *world){
 		"dropped": func(t *testing.T, w *world) { w.dropSlot(t) },
@@ -84,7 +84,7 @@ func TestLostSlotHeals(t *testing.T) {
 }
 
 // The server gives the slot up when it needs too much of the log.
-func TestInvalidatedSlotHeals(t *testing.T) {
+func TestRow05SlotInvalidatedByWALLimits(t *testing.T) {
 	t.Parallel()
 	server := pgtest.NewServer(t, func(c *postgres.Config) {
 		c.Settings["max_slot_wal_keep_size"] = "1MB"
@@ -147,7 +147,7 @@ func TestBacklogIsCaughtUp(t *testing.T) {
 }
 
 // Dying at any point, with slots that vanish and backlogs between.
-func TestRelayDiesAnywhereOnTheWayBack(t *testing.T) {
+func TestRow05RelayDiesAnywhereOnTheWayBack(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	wr := w.writer(t, 5)

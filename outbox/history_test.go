@@ -16,7 +16,7 @@ import (
 
 // Row 12: Kafka lost what it had acknowledged. The events come back from the
 // outbox.
-func TestKafkaLostData(t *testing.T) {
+func TestRow12KafkaLostData(t *testing.T) {
 	t.Parallel()
 	for name, lose := range map[string]func(*world) string{
 		"topic":    func(w *world) string { return w.kafka.Namespace.Topic("order") },

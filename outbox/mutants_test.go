@@ -3,42 +3,34 @@
 package outbox
 
 import (
-	"os"
-	"os/exec"
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
-	"outflow/internal/failpoint"
+	"outflow/internal/failpoint/mutanttest"
 )
 
-// Each row leaves out one of the relay's defences and names the test that must
-// then fail:
-//
-//	go test -tags failpoints -run TestDefencesAreTested ./outbox
+// Each of these tests must fail when one of the relay's defences is left out.
 func TestDefencesAreTested(t *testing.T) {
 	t.Parallel()
-	for mutant, test := range map[string]string{
-		"relay.no-xip":         "TestReadersConform/poll",                                // rows 1, 2
-		"relay.unfenced":       "TestZombieIsFenced/relay.produced",                      // row 4
-		"relay.trusting-slot":  "TestLostSlotHeals/moved",                                // row 5
-		"relay.no-scan":        "TestLostSlotHeals/dropped_while",                        // row 5
-		"relay.no-xids":        "TestHealingLeavesOutWhatIsPublishedButNotVisible/named", // row 5
-		"relay.no-proof":       "TestHandoverWaitsForWhatIsNotVisible",                   // row 5
-		"relay.any-xid":        "TestMovedRowsAreNotPublishedAgain",                      // row 5
-		"relay.no-idle":        "TestSlotAdvancesWhileIdle",                              // row 6
-		"relay.early-confirm":  "TestRelayDiesAnywhere$",                                 // rows 3, 6
-		"relay.no-barrier":     "TestNothingIsPublishedThatACrashTakesBack",              // row 7
-		"relay.split":          "TestRelayPublishesOneHugeTransaction",                   // row 9
-		"relay.any-partitions": "TestRefusals/partitions",                                // row 13
-	} {
-		t.Run(mutant, func(t *testing.T) {
-			t.Parallel()
-			cmd := exec.Command(os.Args[0], "-test.run", test, "-test.timeout", "3m")
-			cmd.Env = append(os.Environ(), failpoint.MutantEnv+"="+mutant, patienceEnv+"=15s")
-			out, err := cmd.CombinedOutput()
-			var exit *exec.ExitError
-			require.ErrorAs(t, err, &exit, "%s does not notice that %s is left out:\n%s", test, mutant, out)
-		})
-	}
+	mutanttest.Run(t, map[string][]string{
+		"TestRow01CommitsInAnotherOrderThanTheirNumbers/poll":    {"relay.no-xip"},
+		"TestRow02LongTransaction/poll":                          {"relay.no-xip", "relay.no-age"},
+		"TestRow03RelayKilledBetweenProduceCommitAndConfirm":     {"relay.early-confirm", "relay.progress-apart"},
+		"TestRow04PausedRelayWakesUpAfterItsSuccessor/produced":  {"relay.unfenced"},
+		"TestRow05SlotLost/moved":                                {"relay.trusting-slot"},
+		"TestRow05SlotLost/dropped_while":                        {"relay.no-scan"},
+		"TestRow05SlotInvalidatedByWALLimits":                    {"relay.no-lost"},
+		"TestHealingLeavesOutWhatIsPublishedButNotVisible/named": {"relay.no-xids"},
+		"TestHandoverWaitsForWhatIsNotVisible":                   {"relay.no-proof"},
+		"TestMovedRowsAreNotPublishedAgain":                      {"relay.any-xid"},
+		"TestRow06IdlePublicationBesideBusyDatabase":             {"relay.no-idle", "relay.early-confirm"},
+		"TestRow07PostgresCrashes":                               {"relay.gives-up"},
+		"TestRow07NothingIsPublishedThatACrashTakesBack":         {"relay.no-barrier"},
+		"TestRow09HugeTransactionIsPublishedWhole":               {"relay.split"},
+		"TestRow09MemoryIsBounded":                               {"relay.gathers-all"},
+		"TestRow10LargestEventFitsIntoARecord":                   {"outbox.any-size"},
+		"TestRow11BrokerIsDown":                                  {"relay.gives-up"},
+		"TestRow11OutcomeOfACommitIsUnknown":                     {"relay.presume-done"},
+		"TestRow12KafkaLostData/topic":                           {"relay.trusting-kafka"},
+		"TestRow13PartitionsWereAdded":                           {"relay.any-partitions"},
+	})
 }

@@ -14,12 +14,13 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"outflow/internal/failpoint"
 	"outflow/internal/kafkatest"
 	"outflow/internal/pgtest"
 )
 
 // PostgreSQL crashes and comes back, twice: the relay resumes.
-func TestPostgresCrashes(t *testing.T) {
+func TestRow07PostgresCrashes(t *testing.T) {
 	t.Parallel()
 	server := pgtest.NewServer(t)
 	w := &world{db: server.DB(t), kafka: kafkatest.Start(t)}
@@ -37,6 +38,9 @@ func TestPostgresCrashes(t *testing.T) {
 	}
 	stop()
 	w.equal(t)
+	var kept int64
+	require.NoError(t, w.db.Pool.QueryRow(t.Context(), `SELECT count(*) FROM outbox`).Scan(&kept))
+	require.GreaterOrEqual(t, kept, wr.acknowledged.Load(), "acknowledged writes are gone")
 }
 
 // outage makes every request to the broker fail until the returned function
@@ -53,7 +57,7 @@ func outage(fake *kfake.Cluster) (end func()) {
 	return func() { over.Store(true) }
 }
 
-func TestBrokerIsAway(t *testing.T) {
+func TestRow11BrokerIsDown(t *testing.T) {
 	t.Parallel()
 	w := &world{db: pgtest.New(t), kafka: kafkatest.Fake(t)}
 	wr := w.writer(t, 5)
@@ -81,7 +85,7 @@ func TestBrokerIsAway(t *testing.T) {
 
 // The outcome of a commit is unknown: the broker did it, or did it not, and the
 // answer is lost. Reading progress tells.
-func TestAmbiguousCommit(t *testing.T) {
+func TestRow11OutcomeOfACommitIsUnknown(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]kfake.Fault{
 		"refused":   {Keys: []kmsg.Key{kmsg.EndTxn}, Err: kerr.InvalidProducerEpoch, Count: 1},
@@ -132,9 +136,9 @@ func TestAmbiguousCommit(t *testing.T) {
 
 // A relay is paused in the middle of a transaction for so long that another
 // takes over. When it wakes up, it is fenced.
-func TestZombieIsFenced(t *testing.T) {
+func TestRow04PausedRelayWakesUpAfterItsSuccessor(t *testing.T) {
 	t.Parallel()
-	for _, point := range []string{"relay.produce", "relay.produced"} {
+	for _, point := range []string{failpoint.RelayProduce, failpoint.RelayProduced} {
 		t.Run(point, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)

@@ -130,7 +130,7 @@ func (p *process) peak(t testing.TB) int64 {
 
 // Row 9: a transaction of 200,000 events, and a backlog of as many; of a million
 // when OUTFLOW_TEST_LONG is set.
-func TestMemoryIsBounded(t *testing.T) {
+func TestRow09MemoryIsBounded(t *testing.T) {
 	t.Parallel()
 	w := &world{db: pgtest.New(t), kafka: kafkatest.Start(t)}
 	wr := w.writer(t, 1000)

@@ -237,9 +237,11 @@ func (p *publisher) transaction(ctx context.Context, c chunk, in <-chan chunk) e
 	}
 	at.Ends = p.before
 	at.Events = p.done.Events + uint64(n)
-	k.Produce(ctx, &kgo.Record{
-		Topic: p.cfg.Namespace.Progress(p.cfg.Group), Key: []byte(p.cfg.Group), Value: at.encode(),
-	}, p.produced)
+	progress := &kgo.Record{Topic: p.cfg.Namespace.Progress(p.cfg.Group), Key: []byte(p.cfg.Group), Value: at.encode()}
+	apart := failpoint.Mutant("relay.progress-apart")
+	if !apart {
+		k.Produce(ctx, progress, p.produced)
+	}
 	if err := k.Flush(ctx); err != nil {
 		return fmt.Errorf("produce: %w", err)
 	}
@@ -249,12 +251,17 @@ func (p *publisher) transaction(ctx context.Context, c chunk, in <-chan chunk) e
 	if err := p.at(failpoint.RelayProduced); err != nil {
 		return err
 	}
-	if err := k.EndTransaction(ctx, kgo.TryCommit); err != nil {
+	if err := k.EndTransaction(ctx, kgo.TryCommit); err != nil && !failpoint.Mutant("relay.presume-done") {
 		// It may be committed all the same.
 		return fmt.Errorf("commit a Kafka transaction: %w", err)
 	}
 	if err := p.at(failpoint.RelayCommitted); err != nil {
 		return err
+	}
+	if apart {
+		if err := p.kafka.ProduceSync(ctx, progress).FirstErr(); err != nil {
+			return err
+		}
 	}
 	checkpoint := p.points != nil && at.PrevLSN != p.done.PrevLSN
 	at.Ends = nil // encoded; the offsets go on changing

@@ -62,6 +62,9 @@ func (r *Relay) Run(ctx context.Context) error {
 			return fmt.Errorf("relay %s: %w", r.cfg.Group, fatal.error)
 		}
 		r.interrupted(err)
+		if failpoint.Mutant("relay.gives-up") {
+			return err
+		}
 		if time.Since(began) > 2*lastRetry {
 			wait.Reset()
 		}

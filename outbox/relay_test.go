@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,19 +19,12 @@ import (
 
 	"outflow/domain"
 	"outflow/internal/events"
+	"outflow/internal/failpoint/mutanttest"
 	"outflow/internal/kafkatest"
 	"outflow/internal/pgtest"
 )
 
-// patienceEnv shortens how long a test waits for what must happen.
-const patienceEnv = "OUTFLOW_TEST_PATIENCE"
-
-var patience = func() time.Duration {
-	if d, err := time.ParseDuration(os.Getenv(patienceEnv)); err == nil {
-		return d
-	}
-	return time.Minute
-}()
+var patience = mutanttest.Patience(time.Minute)
 
 // A world is a database and a broker, with relays between them.
 type world struct {
@@ -93,8 +87,9 @@ func (r running) awaitState(t testing.TB, s State) {
 // A writer changes aggregates, a version each time, as package store does: the
 // row of the aggregate is locked before the event is inserted.
 type writer struct {
-	w          *world
-	aggregates []string
+	w            *world
+	aggregates   []string
+	acknowledged atomic.Int64 // changes whose commit was acknowledged to adverse
 }
 
 func (w *world) writer(t testing.TB, aggregates int) *writer {
@@ -131,7 +126,7 @@ WITH a AS (SELECT id, n FROM unnest($1::text[]::uuid[]) WITH ORDINALITY AS u (id
      changed AS (UPDATE hot SET version = version + $2 WHERE id = ANY ($1::text[]::uuid[]) RETURNING id, version),
      v AS (SELECT id, version - $2 + s AS version, s, a.n FROM a JOIN changed USING (id), generate_series(1, $2) s)
 INSERT INTO outbox (event_id, aggregate_type, aggregate_id, aggregate_version, type, key, before, after, metadata, occurred_at)
-SELECT gen_random_uuid(), 'order', id, version, 'order.updated.v1', id::text, NULL, json_build_object('n', version), '{}', clock_timestamp() FROM v ORDER BY s, n`
+SELECT gen_random_uuid(), 'order', id, version, 'order.updated.v1', id::text, NULL, json_build_object('n', version, 'of', repeat('x', 300)), '{}', clock_timestamp() FROM v ORDER BY s, n`
 	_, err := wr.w.db.Pool.Exec(t.Context(), many, wr.aggregates, n/len(wr.aggregates))
 	require.NoError(t, err)
 }
@@ -161,6 +156,9 @@ func (wr *writer) adverse(t testing.TB, connections int) (stop func()) {
 				if err != nil && !errors.Is(err, errRollback) && ctx.Err() == nil && !isOutage(err) {
 					t.Errorf("write: %v", err)
 					return
+				}
+				if err == nil {
+					wr.acknowledged.Add(1)
 				}
 			}
 		})
@@ -280,7 +278,7 @@ func TestRelayMakesTopicsThatKeepEverything(t *testing.T) {
 }
 
 // A huge transaction is published whole, while the relay holds little of it.
-func TestRelayPublishesOneHugeTransaction(t *testing.T) {
+func TestRow09HugeTransactionIsPublishedWhole(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	wr := w.writer(t, 10)
@@ -315,7 +313,7 @@ func TestRelayRestartsWhereItStopped(t *testing.T) {
 
 // A relay that dies at any point leaves nothing that its successor loses or
 // repeats.
-func TestRelayDiesAnywhere(t *testing.T) {
+func TestRow03RelayKilledBetweenProduceCommitAndConfirm(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	wr := w.writer(t, 5)
@@ -390,7 +388,7 @@ func TestLostLeaseStopsPublishing(t *testing.T) {
 
 // The slot goes on while other tables are busy, but never beyond an event
 // that is not published.
-func TestSlotAdvancesWhileIdle(t *testing.T) {
+func TestRow06IdlePublicationBesideBusyDatabase(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	wr := w.writer(t, 1)
@@ -428,9 +426,17 @@ func TestSlotAdvancesWhileIdle(t *testing.T) {
 	mu.Lock()
 	hold = h
 	mu.Unlock()
-	wr.write(t, 1)
+	var at string
+	require.NoError(t, pgx.BeginFunc(t.Context(), w.db.Pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(t.Context(), change, wr.aggregates[0]); err != nil {
+			return err
+		}
+		return tx.QueryRow(t.Context(), `SELECT pg_current_wal_insert_lsn()::text`).Scan(&at)
+	}))
+	var held lsn // the event's commit comes after it
+	require.NoError(t, held.UnmarshalText([]byte(at)))
 	after := busy()
-	require.Never(t, func() bool { return w.confirmed(t) >= after }, 500*time.Millisecond, 20*time.Millisecond)
+	require.Never(t, func() bool { return w.confirmed(t) > held }, 500*time.Millisecond, 20*time.Millisecond)
 	mu.Lock()
 	hold = nil
 	mu.Unlock()
@@ -439,35 +445,40 @@ func TestSlotAdvancesWhileIdle(t *testing.T) {
 	w.equal(t)
 }
 
-func TestRefusals(t *testing.T) {
+func TestRow13PartitionsWereAdded(t *testing.T) {
 	t.Parallel()
-	t.Run("partitions", func(t *testing.T) {
-		t.Parallel()
-		w := newWorld(t)
-		w.kafka.CreateTopics(t, 3, w.kafka.Namespace.Topic("order"))
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		defer cancel()
-		err := NewRelay(w.config()).Run(ctx)
-		require.ErrorContains(t, err, "has 3 partitions and the relay is configured for 6")
-		require.ErrorContains(t, err, "OUTFLOW_KAFKA_PARTITIONS")
-	})
-	t.Run("role", func(t *testing.T) {
-		t.Parallel()
-		w := newWorld(t)
-		role := fmt.Sprintf("plain%d", rand.Uint64())
-		_, err := w.db.Pool.Exec(t.Context(), fmt.Sprintf(`CREATE ROLE %s LOGIN; GRANT SELECT ON outbox TO %s; GRANT USAGE ON SCHEMA public TO %s`, role, role, role))
-		require.NoError(t, err)
-		url := withUser(t, w.db.URL, role)
-		err = NewRelay(w.config(func(c *Config) { c.PostgresURL, c.Source = url, SourceWAL })).Run(t.Context())
-		require.ErrorContains(t, err, "may not replicate")
-		require.ErrorContains(t, err, "REPLICATION")
+	w := newWorld(t)
+	wr := w.writer(t, 5)
+	r := w.run(t)
+	r.awaitState(t, StateStreaming)
+	wr.write(t, 10)
+	r.await(t, "published", func(s Stats) bool { return s.Published == 10 })
+	require.NoError(t, r.stop())
+	_, err := w.kafka.Admin().CreatePartitions(t.Context(), 3, w.kafka.Namespace.Topic("order"))
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	err = NewRelay(w.config()).Run(ctx)
+	require.ErrorContains(t, err, "has 9 partitions and the relay is configured for 6")
+	require.ErrorContains(t, err, "set OUTFLOW_KAFKA_PARTITIONS to 9")
+}
 
-		// What nobody grants is done without.
-		wr := w.writer(t, 2)
-		wr.write(t, 10)
-		r := w.run(t, func(c *Config) { c.PostgresURL = url })
-		r.awaitState(t, StatePolling)
-		require.Contains(t, r.Stats().Reason, "may not replicate")
-		w.equal(t)
-	})
+func TestSourceThatTheRoleDoesNotAllow(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	role := fmt.Sprintf("plain%d", rand.Uint64())
+	_, err := w.db.Pool.Exec(t.Context(), fmt.Sprintf(`CREATE ROLE %s LOGIN; GRANT SELECT ON outbox TO %s; GRANT USAGE ON SCHEMA public TO %s`, role, role, role))
+	require.NoError(t, err)
+	url := withUser(t, w.db.URL, role)
+	err = NewRelay(w.config(func(c *Config) { c.PostgresURL, c.Source = url, SourceWAL })).Run(t.Context())
+	require.ErrorContains(t, err, "may not replicate")
+	require.ErrorContains(t, err, "REPLICATION")
+
+	// What nobody grants is done without.
+	wr := w.writer(t, 2)
+	wr.write(t, 10)
+	r := w.run(t, func(c *Config) { c.PostgresURL = url })
+	r.awaitState(t, StatePolling)
+	require.Contains(t, r.Stats().Reason, "may not replicate")
+	w.equal(t)
 }

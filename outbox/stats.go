@@ -6,6 +6,8 @@ import (
 	"math"
 	"net/http"
 	"time"
+
+	"outflow/internal/failpoint"
 )
 
 // State is what a relay is doing.
@@ -133,7 +135,7 @@ func (s *session) measure(ctx context.Context) {
 			if oldest != nil {
 				cur.OldestUnpublished, cur.Lag = *oldest, max(0, now.Sub(*oldest).Seconds())
 			}
-			if transaction != nil {
+			if transaction != nil && !failpoint.Mutant("relay.no-age") {
 				cur.OldestTransaction = *transaction
 			}
 			cur.EventsPerSecond = float64(cur.Published-before.Published) / seconds

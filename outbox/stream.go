@@ -122,7 +122,7 @@ func (s *session) checkSlot(ctx context.Context, from lsn) (catchUp bool, err er
 	switch {
 	case !info.exists:
 		problem = "it is gone"
-	case info.lost:
+	case info.lost && !failpoint.Mutant("relay.no-lost"):
 		problem = "it is invalidated: it needed more of the log than max_slot_wal_keep_size"
 	case info.confirmed > from && !failpoint.Mutant("relay.trusting-slot"):
 		problem = fmt.Sprintf("something has moved it to %s", info.confirmed)
@@ -222,9 +222,10 @@ func (r *streamReader) run(ctx context.Context, out chan<- chunk) error {
 	// A deadline, not a close: what was committed is still to be confirmed.
 	defer context.AfterFunc(ctx, func() { _ = r.conn.Conn().SetReadDeadline(time.Unix(1, 0)) })()
 	frontend := r.conn.Frontend()
+	gathering := failpoint.Mutant("relay.gathers-all")
 	var emptied time.Time // when the last event was read and no more was there
 	for {
-		if (r.buf.marked || len(r.buf.records) > 0) && frontend.ReadBufferLen()+r.ahead.Buffered() == 0 {
+		if (r.buf.marked || len(r.buf.records) > 0 && !gathering) && frontend.ReadBufferLen()+r.ahead.Buffered() == 0 {
 			events := len(r.buf.records)
 			if err := r.flush(ctx, out); err != nil {
 				return err
@@ -254,7 +255,7 @@ func (r *streamReader) run(ctx context.Context, out chan<- chunk) error {
 		if err != nil {
 			return err
 		}
-		if len(r.buf.records) >= chunkEvents || r.bytes >= chunkBytes {
+		if (len(r.buf.records) >= chunkEvents || r.bytes >= chunkBytes) && !gathering {
 			if err := r.flush(ctx, out); err != nil {
 				return err
 			}

@@ -126,6 +126,7 @@ func TestHandoverWaitsForWhatIsNotVisible(t *testing.T) {
 	r.await(t, "published", func(s Stats) bool { return s.Published == 5 })
 	wr.write(t, 5)
 	r.await(t, "published", func(s Stats) bool { return s.Published == 10 })
+	require.Never(t, func() bool { return r.Stats().State == StateStreaming }, time.Second, 10*time.Millisecond)
 	admin(endOfWaiting)
 	admin(`SELECT pg_reload_conf()`)
 	require.NoError(t, <-committed)
@@ -135,7 +136,7 @@ func TestHandoverWaitsForWhatIsNotVisible(t *testing.T) {
 
 // A transaction that committed with synchronous_commit off is visible before
 // it is in the log. A crash must not take back what was published.
-func TestNothingIsPublishedThatACrashTakesBack(t *testing.T) {
+func TestRow07NothingIsPublishedThatACrashTakesBack(t *testing.T) {
 	t.Parallel()
 	server := pgtest.NewServer(t, func(c *postgres.Config) { c.Settings["wal_writer_delay"] = "10s" })
 	w := &world{db: server.DB(t), kafka: kafkatest.Start(t)}

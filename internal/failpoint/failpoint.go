@@ -24,6 +24,21 @@ const (
 	RelayConfirm   = "relay.confirm"   // before PostgreSQL is told how far
 	RelayConfirmed = "relay.confirmed" // PostgreSQL was told
 	RelayHandover  = "relay.handover"  // the windows are published, the stream not begun
+
+	ConsumerSave   = "consumer.save"   // a batch is handled, the position not written
+	ConsumerSaved  = "consumer.saved"  // the position is written
+	ConsumerParked = "consumer.parked" // messages are in the dead-letter topic, that their key is parked is not written
+
+	ReplicatorWrite   = "replicator.write"   // before a bulk write
+	ReplicatorWritten = "replicator.written" // after it
+
+	ConfirmerDecide  = "confirmer.decide"  // before orders are decided
+	ConfirmerDecided = "confirmer.decided" // that is committed
+
+	NotifierClaimed = "notifier.claimed" // a mail is claimed, nothing is sent
+	NotifierData    = "notifier.data"    // all of a mail is out but for the end of its data
+	NotifierSent    = "notifier.sent"    // the server has the mail, that is not marked
+	NotifierMarked  = "notifier.marked"  // it is
 )
 
 // Env is the variable that says what happens where.
