@@ -14,6 +14,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
 	"outflow/internal/mongodb"
+	"outflow/internal/rebuild"
 )
 
 const (
@@ -152,15 +153,26 @@ func begin(ctx context.Context, db *mongo.Database, was state) (bool, error) {
 		return false, fmt.Errorf("write %s: %w", stateCollection, err)
 	}
 	// Whoever is making another generation right now loses and begins again.
+	return true, dropOthers(ctx, db, found, b.generation)
+}
+
+// dropOthers removes the collections of all generations but one, and but the
+// one that a rebuild is making.
+func dropOthers(ctx context.Context, db *mongo.Database, found map[string]string, generation string) error {
+	rebuilt, err := rebuild.Running(ctx, db, jobName)
+	if err != nil {
+		return err
+	}
 	for name := range found {
-		old := strings.HasPrefix(name, prefix) && !strings.HasSuffix(name, "_"+b.generation)
+		_, after, _ := strings.Cut(strings.TrimPrefix(name, prefix), "_")
+		old := strings.HasPrefix(name, prefix) && after != generation && after != rebuilt
 		if old && !slices.Contains([]string{stateCollection, positionsCollection}, name) {
 			if err := db.Collection(name).Drop(ctx); err != nil {
-				return true, fmt.Errorf("drop %s: %w", name, err)
+				return fmt.Errorf("drop %s: %w", name, err)
 			}
 		}
 	}
-	return true, nil
+	return nil
 }
 
 func (b *books) drop(ctx context.Context) error {

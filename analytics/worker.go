@@ -15,6 +15,7 @@ import (
 	"outflow/internal/consumer"
 	"outflow/internal/events"
 	"outflow/internal/mongodb"
+	"outflow/internal/rebuild"
 )
 
 // Config says what to count and where. Brokers and MongoURI are required.
@@ -64,8 +65,10 @@ func New(cfg Config) (*Worker, error) {
 	return w, nil
 }
 
-func (w *Worker) topics() []string {
-	return []string{w.cfg.Namespace.Topic(domain.AggregateOrder), w.cfg.Namespace.Topic(domain.AggregateCustomer)}
+func (w *Worker) topics() []string { return topics(w.cfg.Namespace) }
+
+func topics(ns events.Namespace) []string {
+	return []string{ns.Topic(domain.AggregateOrder), ns.Topic(domain.AggregateCustomer)}
 }
 
 // Run counts until ctx ends, and then returns nil once what is in hand is
@@ -105,6 +108,7 @@ func (w *Worker) use(db *mongo.Database) {
 			found, err := mongodb.Identities(ctx, db)
 			return w.forAll((&books{db, s.Generation}).identity(found)), err
 		},
+		Await: (&rebuild.Gate{Job: job(db, w.cfg.Namespace)}).Await,
 	}
 }
 
@@ -146,6 +150,11 @@ var errNotAssigned = errors.New("the message's partition is not assigned")
 
 // handle counts a batch.
 func (w *Worker) handle(ctx context.Context, batch []consumer.Message) []error {
+	return count(ctx, batch, w.booksOf)
+}
+
+// count counts a batch in the books of each message's partition.
+func count(ctx context.Context, batch []consumer.Message, booksOf func(consumer.Message) *books) []error {
 	type group struct {
 		books *books
 		kind  *kind
@@ -164,7 +173,7 @@ func (w *Worker) handle(ctx context.Context, batch []consumer.Message) []error {
 			answers[i], refused[id] = consumer.Permanent(err), true
 			continue
 		}
-		g := group{w.booksOf(m), k}
+		g := group{booksOf(m), k}
 		if g.books == nil {
 			answers[i], refused[id] = errNotAssigned, true
 			continue

@@ -37,7 +37,8 @@ type control struct {
 	From    Source    `bson:"from"`
 	Started time.Time `bson:"started"`
 
-	Places []place `bson:"places"` // how far the shadow is
+	Shadow string  `bson:"shadow"` // the shadow's identity when it was made
+	Places []place `bson:"places"` // how far it is
 	Scan   scan    `bson:"scan"`   // how far it is in the outbox
 	Held   []held  `bson:"held"`   // keys whose events are left out
 	Done   int64   `bson:"done"`   // how many events were applied
@@ -45,7 +46,6 @@ type control struct {
 	Attempt    int64   `bson:"attempt"`    // when pausing: tells the answers to this pause from others
 	Handover   []place `bson:"handover"`   // when swapping: what the positions are going to be
 	Generation int64   `bson:"generation"` // and theirs
-	Shadow     string  `bson:"shadow"`     // and the identity of what is swapped in
 }
 
 // place is a position in a partition.
@@ -134,6 +134,16 @@ func (j *Job) forget(ctx context.Context, run string) error {
 		return fmt.Errorf("write %s: %w", controlCollection, err)
 	}
 	return nil
+}
+
+// Running returns the run of a job that is under way, empty when none is: what
+// is named by it isn't to be cleared away.
+func Running(ctx context.Context, db *mongo.Database, job string) (string, error) {
+	c, err := (&Job{Name: job, DB: db}).read(ctx)
+	if c == nil {
+		return "", err
+	}
+	return c.Run, nil
 }
 
 func newName() string { return strings.ToLower(rand.Text()[:10]) }

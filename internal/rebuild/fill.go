@@ -74,6 +74,21 @@ func (r *runner) fill(ctx context.Context) error {
 	if err := r.Make(ctx, r.c.Run); err != nil {
 		return err
 	}
+	shadow, err := r.Shadow(ctx, r.c.Run)
+	switch {
+	case err != nil:
+		return err
+	case r.c.Shadow == "" && r.c.Done == 0:
+		if err := r.write(ctx, func(c *control) { c.Shadow = shadow }); err != nil {
+			return err
+		}
+	case r.c.Shadow != shadow:
+		r.log.Warn("what was filled is gone: beginning again")
+		if err := r.again(ctx); err != nil {
+			return err
+		}
+		return errMoved
+	}
 	if !r.c.Scan.Done {
 		if err := r.scan(ctx); err != nil {
 			return err

@@ -313,6 +313,11 @@ func (r *runner) adopt(ctx context.Context) error {
 		r.log.Info("going on with a rebuild that was left", "events", r.c.Done)
 		return nil
 	}
+	return r.again(ctx)
+}
+
+// again lets another run take the place of this one.
+func (r *runner) again(ctx context.Context) error {
 	old := r.c.Run
 	fresh, err := r.begin(ctx)
 	if err != nil {

@@ -66,8 +66,11 @@ func (r *runner) pause(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if shadow != r.c.Shadow {
+		return r.write(ctx, func(c *control) { c.Phase = filling }) // which finds out
+	}
 	if err := r.write(ctx, func(c *control) {
-		c.Phase, c.Shadow = swapping, shadow
+		c.Phase = swapping
 		c.Handover, c.Generation = handover(c.Places, live, r.starts), nextGeneration(live)
 	}); err != nil {
 		return err

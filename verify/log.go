@@ -1,0 +1,442 @@
+package verify
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"outflow/domain"
+	"outflow/internal/consumer"
+	"outflow/internal/events"
+	"outflow/outbox"
+	"outflow/replicator"
+	"outflow/store"
+)
+
+// Fault says what is wrong with an event.
+type Fault string
+
+// The faults of the log itself, and of Kafka.
+const (
+	Gap        Fault = "gap"          // versions of an aggregate are missing before this one
+	Broken     Fault = "broken"       // before isn't what the version before left
+	NoEvent    Fault = "no_event"     // a row has a version that the log lacks
+	RowDiffers Fault = "row_differs"  // a row isn't what the event of its version says
+	RowBehind  Fault = "row_behind"   // the log has a version that the row never had
+	Lost       Fault = "lost"         // in the log, and not in Kafka
+	Phantom    Fault = "phantom"      // in Kafka, and not in the log, or not so
+	Duplicated Fault = "duplicated"   // more than once in Kafka
+	OutOfOrder Fault = "out_of_order" // after a later version in Kafka
+)
+
+// LogFault is one thing that is wrong with the event log.
+type LogFault struct {
+	Fault   Fault  `json:"fault"`
+	Type    string `json:"type"` // the aggregate type
+	ID      string `json:"id"`   // the aggregate
+	Version int64  `json:"version"`
+	Where   string `json:"where,omitempty"` // in Kafka: topic/partition@offset
+}
+
+// Log is a check of the event log. All fields but Types and Kafka are required;
+// Brokers may be empty, and then Kafka is left out.
+type Log struct {
+	Store       *store.Store
+	PostgresURL string
+	Brokers     []string
+	Namespace   events.Namespace
+	Kafka       []kgo.Opt
+	Published   func(context.Context) error // as in Replica
+	OnFault     func(LogFault)
+
+	// MaxAggregates is how many aggregates' versions are kept in memory: with
+	// more of them, Kafka is read several times. 2 million when 0.
+	MaxAggregates int64
+
+	log    *outbox.Log
+	extent outbox.Extent
+	report *LogReport
+}
+
+// LogReport is what a check found.
+type LogReport struct {
+	Events  int64           `json:"events"`  // in the log
+	Records int64           `json:"records"` // in Kafka
+	Rows    int64           `json:"rows"`    // customers and orders
+	Faults  map[Fault]int64 `json:"faults"`
+	Partial bool            `json:"partial"` // old events were dropped: what would need them isn't checked
+	Took    time.Duration   `json:"took_ns"`
+}
+
+// Run checks: the log against itself, then the rows, then Kafka.
+func (l *Log) Run(ctx context.Context) (*LogReport, error) {
+	begun := time.Now()
+	l.report = &LogReport{Faults: map[Fault]int64{}}
+	l.MaxAggregates = cmp.Or(l.MaxAggregates, 2_000_000)
+	l.Namespace = cmp.Or(l.Namespace, events.DefaultNamespace)
+	var err error
+	if l.log, err = outbox.OpenLog(ctx, l.PostgresURL); err != nil {
+		return nil, err
+	}
+	defer l.log.Close()
+	if l.extent, err = l.log.Extent(ctx, domain.AggregateTypes...); err != nil {
+		return nil, err
+	}
+	l.report.Partial = !l.extent.Complete
+	if err := l.chains(ctx); err != nil {
+		return l.report, err
+	}
+	for _, e := range replicator.EntityCollections {
+		if err := l.rows(ctx, e.Aggregate); err != nil {
+			return l.report, err
+		}
+	}
+	if len(l.Brokers) > 0 {
+		if err := l.kafka(ctx); err != nil {
+			return l.report, err
+		}
+	}
+	l.report.Took = time.Since(begun)
+	return l.report, nil
+}
+
+func (l *Log) fault(f Fault, aggregateType string, id domain.ID, version int64, where string) {
+	l.report.Faults[f]++
+	if l.OnFault != nil {
+		l.OnFault(LogFault{f, aggregateType, id.String(), version, where})
+	}
+}
+
+// chains checks the versions of each aggregate, and that each begins where the
+// one before ended. The last of each is held against its row, which is read
+// later and so has at least that version.
+func (l *Log) chains(ctx context.Context) error {
+	snapshot, err := l.log.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	var last domain.Event
+	tips := map[string]map[domain.ID]int64{}
+	tip := func() error {
+		if last.AggregateType != domain.AggregateCustomer && last.AggregateType != domain.AggregateOrder {
+			return nil
+		}
+		of := tips[last.AggregateType]
+		if of == nil {
+			of = map[domain.ID]int64{}
+			tips[last.AggregateType] = of
+		}
+		of[last.AggregateID] = last.AggregateVersion
+		if len(of) < pageRows {
+			return nil
+		}
+		defer clear(of)
+		return l.behind(ctx, last.AggregateType, of)
+	}
+	err = l.log.ByAggregate(ctx, snapshot, func(e domain.Event, _ bool) error {
+		l.report.Events++
+		same := e.AggregateID == last.AggregateID
+		switch {
+		case !same:
+			if err := tip(); err != nil {
+				return err
+			}
+			if e.AggregateVersion > 1 && l.extent.Complete {
+				l.fault(Gap, e.AggregateType, e.AggregateID, e.AggregateVersion, "")
+			}
+			if e.AggregateVersion == 1 && e.Before != nil {
+				l.fault(Broken, e.AggregateType, e.AggregateID, e.AggregateVersion, "")
+			}
+		case e.AggregateVersion != last.AggregateVersion+1:
+			l.fault(Gap, e.AggregateType, e.AggregateID, e.AggregateVersion, "")
+		case !equalJSON(e.Before, last.After) || last.After == nil:
+			l.fault(Broken, e.AggregateType, e.AggregateID, e.AggregateVersion, "")
+		}
+		last = e
+		return nil
+	})
+	if err == nil {
+		err = tip()
+	}
+	for typ, of := range tips {
+		if err == nil {
+			err = l.behind(ctx, typ, of)
+		}
+	}
+	return err
+}
+
+// behind tells which rows lack a version that the log has.
+func (l *Log) behind(ctx context.Context, typ string, tips map[domain.ID]int64) error {
+	var ids []domain.ID
+	for id := range tips {
+		ids = append(ids, id)
+	}
+	rows, err := l.Store.StatesOf(ctx, typ, ids)
+	if err != nil {
+		return err
+	}
+	has := map[domain.ID]int64{}
+	for _, r := range rows {
+		has[r.AggregateID] = r.AggregateVersion
+	}
+	for id, v := range tips {
+		if has[id] < v {
+			l.fault(RowBehind, typ, id, v, "")
+		}
+	}
+	return nil
+}
+
+// rows holds each row against the event of its version.
+func (l *Log) rows(ctx context.Context, typ string) error {
+	for last := (domain.ID{}); ; {
+		page, err := l.Store.States(ctx, typ, last, pageRows)
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		versions := map[domain.ID]int64{}
+		for _, row := range page {
+			versions[row.AggregateID] = row.AggregateVersion
+		}
+		told, err := l.Store.Events(ctx, typ, versions)
+		if err != nil {
+			return err
+		}
+		by := map[domain.ID]domain.Event{}
+		for _, e := range told {
+			by[e.AggregateID] = e
+		}
+		for _, row := range page {
+			e, ok := by[row.AggregateID]
+			if !ok {
+				if l.extent.Complete {
+					l.fault(NoEvent, typ, row.AggregateID, row.AggregateVersion, "")
+				}
+				continue
+			}
+			want, err1 := replicator.Document(row)
+			got, err2 := replicator.Document(e)
+			if err1 != nil || err2 != nil || !same(want, got) {
+				l.fault(RowDiffers, typ, row.AggregateID, row.AggregateVersion, "")
+			}
+		}
+		l.report.Rows += int64(len(page))
+		last = page[len(page)-1].AggregateID
+	}
+}
+
+func equalJSON(a, b json.RawMessage) bool {
+	if bytes.Equal(a, b) {
+		return true
+	}
+	if a == nil || b == nil {
+		return false
+	}
+	var x, y any
+	return decodeJSON(a, &x) == nil && decodeJSON(b, &y) == nil && reflect.DeepEqual(x, y)
+}
+
+func decodeJSON(b []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	return d.Decode(v)
+}
+
+// kafka holds Kafka against the log: in as many passes as it takes to keep one
+// version per aggregate in memory.
+func (l *Log) kafka(ctx context.Context) error {
+	// What this shows is in Kafka before the ends that are read next.
+	snapshot, err := l.log.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	if err := l.Published(ctx); err != nil {
+		return err
+	}
+	client, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(l.Brokers...)}, l.Kafka...)...)
+	if err != nil {
+		return fmt.Errorf("configure the Kafka client: %w", err)
+	}
+	defer client.Close()
+	admin := kadm.NewClient(client)
+	listed, err := admin.ListCommittedOffsets(ctx, l.Namespace.Topics()...)
+	if err == nil {
+		err = listed.Error()
+	}
+	if err != nil {
+		return fmt.Errorf("find the end of the events: %w", err)
+	}
+	begins, err := admin.ListStartOffsets(ctx, l.Namespace.Topics()...)
+	if err == nil {
+		err = begins.Error()
+	}
+	if err != nil {
+		return fmt.Errorf("find the beginning of the events: %w", err)
+	}
+	starts, ends := map[consumer.Partition]int64{}, map[consumer.Partition]int64{}
+	var records int64
+	listed.Each(func(o kadm.ListedOffset) {
+		p := consumer.Partition{Topic: o.Topic, Partition: o.Partition}
+		s, _ := begins.Lookup(o.Topic, o.Partition)
+		starts[p], ends[p] = s.Offset, o.Offset
+		records += o.Offset - s.Offset
+	})
+	passes := max(1, (max(records, l.extent.Events)+l.MaxAggregates-1)/l.MaxAggregates)
+	for n := range passes {
+		p := &pass{Log: l, n: n, of: passes, at: map[domain.ID]int64{}, missing: map[version]bool{}}
+		if err := p.read(ctx, starts, ends); err != nil {
+			return err
+		}
+		if err := p.compare(ctx, snapshot); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type version struct {
+	id domain.ID
+	n  int64
+}
+
+// pass is a reading of Kafka that looks at a part of the aggregates.
+type pass struct {
+	*Log
+	n, of   int64
+	at      map[domain.ID]int64 // the highest version that came
+	missing map[version]bool    // those below it that did not
+	batch   []domain.Event
+	where   []string
+}
+
+// mine: the last bytes of ids are random.
+func (p *pass) mine(id domain.ID) bool {
+	return (int64(id[15])|int64(id[14])<<8|int64(id[13])<<16)%p.of == p.n
+}
+
+func (p *pass) read(ctx context.Context, starts, ends map[consumer.Partition]int64) error {
+	consume := map[string]map[int32]kgo.Offset{}
+	left := map[consumer.Partition]bool{}
+	for id, end := range ends {
+		if starts[id] >= end {
+			continue
+		}
+		if left[id] = true; consume[id.Topic] == nil {
+			consume[id.Topic] = map[int32]kgo.Offset{}
+		}
+		consume[id.Topic][id.Partition] = kgo.NewOffset().At(starts[id])
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	client, err := kgo.NewClient(append([]kgo.Opt{
+		kgo.SeedBrokers(p.Brokers...), kgo.ConsumePartitions(consume), kgo.ConsumeResetOffset(kgo.NoResetOffset()),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords(),
+	}, p.Kafka...)...)
+	if err != nil {
+		return fmt.Errorf("configure the Kafka client: %w", err)
+	}
+	defer client.Close()
+	for len(left) > 0 {
+		fetches := client.PollRecords(ctx, 10*pageRows)
+		if err := errors.Join(ctx.Err(), fetches.Err()); err != nil {
+			return fmt.Errorf("read Kafka: %w", err)
+		}
+		var failed error
+		fetches.EachRecord(func(r *kgo.Record) {
+			id := consumer.Partition{Topic: r.Topic, Partition: r.Partition}
+			if r.Offset+1 >= ends[id] {
+				delete(left, id)
+			}
+			if r.Offset < ends[id] && !r.Attrs.IsControl() && failed == nil {
+				failed = p.take(ctx, r)
+			}
+		})
+		if failed != nil {
+			return failed
+		}
+	}
+	return p.lookUp(ctx)
+}
+
+func (p *pass) take(ctx context.Context, r *kgo.Record) error {
+	where := fmt.Sprintf("%s/%d@%d", r.Topic, r.Partition, r.Offset)
+	e, err := events.Decode(r)
+	if err != nil {
+		if p.n == 0 {
+			p.report.Records++
+			p.fault(Phantom, r.Topic, domain.ID{}, 0, where)
+		}
+		return nil
+	}
+	if !p.mine(e.AggregateID) {
+		return nil
+	}
+	p.report.Records++
+	at, v := p.at[e.AggregateID], version{e.AggregateID, e.AggregateVersion}
+	switch {
+	case v.n > at:
+		for n := at + 1; n < v.n && n > v.n-10_000; n++ {
+			p.missing[version{v.id, n}] = true
+		}
+		p.at[v.id] = v.n
+	case p.missing[v]:
+		delete(p.missing, v)
+		p.fault(OutOfOrder, e.AggregateType, v.id, v.n, where)
+	default:
+		p.fault(Duplicated, e.AggregateType, v.id, v.n, where)
+	}
+	p.batch, p.where = append(p.batch, e), append(p.where, where)
+	if len(p.batch) < pageRows {
+		return nil
+	}
+	return p.lookUp(ctx)
+}
+
+// lookUp finds what the log says of a batch of records. What it doesn't hold
+// may have been dropped from it.
+func (p *pass) lookUp(ctx context.Context) error {
+	var ids []domain.ID
+	var versions []int64
+	for _, e := range p.batch {
+		ids, versions = append(ids, e.AggregateID), append(versions, e.AggregateVersion)
+	}
+	logged, err := p.log.At(ctx, ids, versions)
+	if err != nil {
+		return err
+	}
+	by := map[version]domain.Event{}
+	for _, e := range logged {
+		by[version{e.AggregateID, e.AggregateVersion}] = e
+	}
+	for i, e := range p.batch {
+		in, ok := by[version{e.AggregateID, e.AggregateVersion}]
+		if !ok && !p.extent.Complete {
+			continue
+		}
+		if !ok || in.ID != e.ID || in.Type != e.Type || !equalJSON(in.Before, e.Before) || !equalJSON(in.After, e.After) {
+			p.fault(Phantom, e.AggregateType, e.AggregateID, e.AggregateVersion, p.where[i])
+		}
+	}
+	p.batch, p.where = p.batch[:0], p.where[:0]
+	return nil
+}
+
+// compare tells what the log has and Kafka has not.
+func (p *pass) compare(ctx context.Context, snapshot string) error {
+	return p.log.ByAggregate(ctx, snapshot, func(e domain.Event, shown bool) error {
+		if shown && p.mine(e.AggregateID) && (e.AggregateVersion > p.at[e.AggregateID] || p.missing[version{e.AggregateID, e.AggregateVersion}]) {
+			p.fault(Lost, e.AggregateType, e.AggregateID, e.AggregateVersion, "")
+		}
+		return nil
+	})
+}
