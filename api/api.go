@@ -31,6 +31,10 @@ type Config struct {
 	// anything; a minute when 0.
 	ImportIdle time.Duration
 
+	// Heartbeat is after how much silence a stream of events says that it is
+	// there; 15 s when 0.
+	Heartbeat time.Duration
+
 	// Analytics answers questions about windows of time; they are answered
 	// with 503 when nil.
 	Analytics *analytics.Reader
@@ -56,6 +60,7 @@ type route struct {
 
 	maxBody  int64  // the largest body, in bytes; maxBody when 0
 	produces string // the type of what it answers; JSON when empty
+	streams  bool   // whether it also answers with server-sent events
 
 	// answer answers with the result of the operation's write. Operations that
 	// take an idempotency key have it.
@@ -81,7 +86,7 @@ func New(s *store.Store, cfg Config) http.Handler {
 	}
 	a.huma = humago.New(a.mux, description())
 	c, o := customers(s), orders(s)
-	for _, r := range slices.Concat(c.routes(), o.routes(), c.bulkRoutes(), o.bulkRoutes(), orderRoutes(&o, s), analyticsRoutes(cfg.Analytics, s), healthRoutes(s)) {
+	for _, r := range slices.Concat(c.routes(), o.routes(), c.bulkRoutes(), o.bulkRoutes(), orderRoutes(&o, s), feedRoutes(s, cmp.Or(cfg.Heartbeat, defaultHeartbeat)), analyticsRoutes(cfg.Analytics, s), healthRoutes(s)) {
 		a.add(r)
 	}
 	a.addPages()
@@ -116,7 +121,7 @@ func (a *api) serve(x *exchange) (err error) {
 	if err := a.crossOrigin.Check(x.r); err != nil {
 		return &refusal{code: codeCrossOrigin, detail: "a page of another site may not change anything here"}
 	}
-	if x.r.Method != http.MethodDelete && !accepts(x.r.Header["Accept"], cmp.Or(x.route.produces, typeJSON)) {
+	if x.r.Method != http.MethodDelete && !accepts(x.r.Header["Accept"], cmp.Or(x.route.produces, typeJSON)) && !(x.route.streams && wantsStream(x.r.Header["Accept"])) {
 		return &refusal{code: codeNotAcceptable, detail: "the response can only be " + cmp.Or(x.route.produces, typeJSON)}
 	}
 	if x.query, err = parseQuery(x.r.URL.RawQuery, x.route.query); err != nil {

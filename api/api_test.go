@@ -75,6 +75,7 @@ func serveConfigured(t testing.TB, s *store.Store, cfg api.Config, opts ...func(
 	cfg.Logger = slog.New(slog.NewTextHandler(log, nil))
 	srv := httptest.NewUnstartedServer(api.New(s, cfg))
 	srv.Listener = api.Listener(srv.Listener)
+	api.StopWaiting(srv.Config)
 	for _, opt := range opts {
 		opt(srv.Config)
 	}

@@ -32,6 +32,10 @@
 //     or deleted meanwhile. next_cursor is always there and null on the last page;
 //     a cursor leads to a page only with the sort and filters that it was made
 //     with, in every process on the same database, and says nothing to others.
+//   - The feed of all events has no gap and no end: whoever goes from cursor to
+//     cursor gets each committed event once, those of a resource in order, over
+//     pages, waiting requests and streams alike. A cursor is a place in the
+//     database's history; where that was replaced, it is refused (410).
 //   - A transition that an order's status forbids is a 409 that names the status.
 //   - A request's id (X-Request-Id) and traceparent travel in the events that it
 //     causes, and are in the response.

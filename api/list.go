@@ -88,17 +88,22 @@ func (x *exchange) page(p *params) (limit int, after []byte, err error) {
 	return limit, after, p.err()
 }
 
-// next makes the cursor of the next page, and links to that page (RFC 8288).
+// next makes the cursor of the next page, and links to that page.
 func (x *exchange) next(after []byte) (*string, error) {
 	cursor, err := x.api.cursors.encode(x.r.Context(), x.scope(), after)
 	if err != nil {
 		return nil, err
 	}
+	x.linkNext(cursor)
+	return &cursor, nil
+}
+
+// linkNext links to the next page (RFC 8288).
+func (x *exchange) linkNext(cursor string) {
 	q := url.Values{}
 	maps.Copy(q, x.query)
 	q.Set("cursor", cursor)
 	x.Header().Set("Link", "<"+x.r.URL.EscapedPath()+"?"+q.Encode()+`>; rel="next"`)
-	return &cursor, nil
 }
 
 // scope is the list that a cursor belongs to: with another sort or other

@@ -82,6 +82,8 @@ var problemTypes = []problemType{
 		"The resource is not at the version that If-Match demands, or is at one that If-None-Match excludes: someone changed it meanwhile. Nothing was changed; read it again."},
 	{codePreconditionRequired, http.StatusPreconditionRequired, "The request must name a version",
 		"This server takes a PUT, PATCH or DELETE only with If-Match, so that nobody overwrites what they have not seen. Read the resource and send its ETag in If-Match; * takes any version."},
+	{domain.CodeHistoryGone, http.StatusGone, "The cursor belongs to another history of the database",
+		"The database was restored from a backup, or replaced by a standby, since the cursor was given out: what came after it can't be told any more. Begin at the beginning; events have ids, and versions, to tell those that are known."},
 	{domain.CodeKeyReused, http.StatusUnprocessableEntity, "The idempotency key was used for another request",
 		"A request with this Idempotency-Key, but with another method, path or body, took place within the last 24 hours. Nothing was changed. A new request needs a new key."},
 	{domain.CodeKeyInFlight, http.StatusConflict, "The first request is still being served",

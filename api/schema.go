@@ -12,7 +12,7 @@ import (
 
 // Version is the version of the API's contract: what it says changes only
 // together with it.
-const Version = "1.5.0"
+const Version = "1.6.0"
 
 const about = `Customers and orders. Every change is committed together with an event that carries the state before and after, and that goes on to Kafka, in order and once.
 
@@ -32,6 +32,7 @@ func description() huma.Config {
 			Tags: []*huma.Tag{
 				{Name: "Customers", Description: "Who orders. An email belongs to one customer at a time."},
 				{Name: "Orders", Description: "placed → confirmed or rejected; confirmed → fulfilled → refunded; placed or confirmed → cancelled. A new order is placed, and decided within moments."},
+				{Name: "Events", Description: "All that was changed, as it goes to Kafka too."},
 				{Name: "Analytics", Description: "Figures about windows of time that end now."},
 				{Name: "Health", Description: "For whoever watches over the service."},
 			},
@@ -135,6 +136,10 @@ func schemas() map[string]*huma.Schema {
 		"id":      uuidSchema("The id of what was created."),
 		"problem": ref("Problem"),
 	}, "line")
+	all["EventFeed"] = record("One page of all events.", properties{
+		"data":        {Type: huma.TypeArray, Items: ref("Event"), Description: "The events."},
+		"next_cursor": characters("The cursor of the next page; the same as before when nothing is new.", 0, 0),
+	}, "data", "next_cursor")
 	for _, one := range []string{"Customer", "Order", "Event"} {
 		page := properties{
 			"data":        {Type: huma.TypeArray, Items: ref(one), Description: "The items, in the list's order."},

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -13,9 +14,10 @@ import (
 )
 
 // NewServer returns a server for addr that no client can hold up: whoever
-// sends or reads too slowly is cut off.
+// sends or reads too slowly is cut off. When it shuts down, requests that wait
+// for events are answered, and streams of events end.
 func NewServer(addr string, handler http.Handler) *http.Server {
-	return &http.Server{
+	srv := &http.Server{
 		Addr:              addr,
 		Handler:           handler,
 		ReadHeaderTimeout: 10 * time.Second,
@@ -24,6 +26,18 @@ func NewServer(addr string, handler http.Handler) *http.Server {
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
 	}
+	StopWaiting(srv)
+	return srv
+}
+
+// StopWaiting makes the shutdown of a server end what waits for events; a server
+// would wait for that.
+func StopWaiting(srv *http.Server) {
+	ctx, stop := context.WithCancel(context.Background())
+	srv.BaseContext = func(net.Listener) context.Context {
+		return context.WithValue(context.Background(), stopping{}, ctx)
+	}
+	srv.RegisterOnShutdown(stop)
 }
 
 // Listener makes problem documents of what net/http answers by itself, in plain

@@ -22,6 +22,7 @@ const (
 	CodeKeyReused       Code = "idempotency_key_reused"    // the key was used for another request
 	CodeKeyInFlight     Code = "idempotency_key_in_flight" // a request with the key is still being served
 	CodeTooLarge        Code = "event_too_large"           // the change makes an event that Kafka would refuse
+	CodeHistoryGone     Code = "history_gone"              // the database is another than the one that was read before
 )
 
 // Error is an error that a caller may be told about.

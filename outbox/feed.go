@@ -2,7 +2,6 @@ package outbox
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"slices"
@@ -28,10 +27,10 @@ const (
 	barrierTime = 5 * time.Second
 )
 
-// ErrGone says that a [Place] is in a history that the database does not have:
+// errGone says that a [Place] is in a history that the database does not have:
 // it was restored from a backup, or replaced by a standby. What came after the
 // place can't be told, so a reader must begin again.
-var ErrGone = errors.New("the database has another history than the one that was read")
+var errGone = &domain.Error{Code: domain.CodeHistoryGone, Message: "the database has another history than the one that was read: it was restored or replaced"}
 
 // errStandby: the snapshots of a hot standby leave out running transactions,
 // and events would be lost.
@@ -96,7 +95,7 @@ type FeedPage struct {
 	Next   Place
 }
 
-// Read returns the events after a place, at most limit. It returns [ErrGone]
+// Read returns the events after a place, at most limit. It returns CodeHistoryGone
 // for a place that the database's history doesn't have.
 func (f *Feed) Read(ctx context.Context, at Place, filter FeedFilter, limit int) (FeedPage, error) {
 	m, err := f.moment(ctx)
@@ -178,14 +177,14 @@ func (f *Feed) moment(ctx context.Context) (m moment, err error) {
 	return m, m.end.UnmarshalText([]byte(end))
 }
 
-// has returns ErrGone unless the place is in the moment's history. It gives a
+// has returns errGone unless the place is in the moment's history. It gives a
 // place at the beginning its origin.
 func (m moment) has(at *Place) error {
 	if at.origin == 0 {
 		at.origin = m.origin
 	}
 	if at.origin != m.origin || m.now.before(at.prev) || m.now.before(at.now) {
-		return ErrGone
+		return errGone
 	}
 	return nil
 }

@@ -257,9 +257,9 @@ func TestPlacesOfAnotherHistoryAreGone(t *testing.T) {
 	ahead.prev.xmax += 1 << 40
 	for _, at := range []Place{other.Next, ahead} {
 		_, err = f.Read(t.Context(), at, FeedFilter{}, 10)
-		require.ErrorIs(t, err, ErrGone)
+		require.Equal(t, domain.CodeHistoryGone, domain.CodeOf(err))
 		_, err = f.Next(t.Context(), at, FeedFilter{}, 10, patience)
-		require.ErrorIs(t, err, ErrGone)
+		require.Equal(t, domain.CodeHistoryGone, domain.CodeOf(err))
 	}
 	// It is no matter to those who are in the right place.
 	page, err := f.Next(t.Context(), mine.Next, FeedFilter{}, 10, 20*time.Millisecond)

@@ -3,6 +3,7 @@ package outbox
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"outflow/domain"
@@ -27,7 +28,8 @@ const (
 // these snapshots gets the windows after it from here. Any other reads by
 // itself as far as the last one, and then is at one of them.
 type tip struct {
-	lead chan struct{} // holds a token while somebody looks
+	lead  chan struct{} // holds a token while somebody looks
+	waits atomic.Int64  // how many wait
 
 	mu      sync.Mutex
 	m       moment // the end of the last window
@@ -59,6 +61,8 @@ func (t *tip) init() {
 func (f *Feed) Next(ctx context.Context, at Place, filter FeedFilter, limit int, wait time.Duration) (FeedPage, error) {
 	waiting, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
+	f.tip.waits.Add(1)
+	defer f.tip.waits.Add(-1)
 	for ctx.Err() == nil {
 		page, behind, changed, err := f.ahead(ctx, at, filter, limit)
 		if err != nil || len(page.Events) > 0 {
@@ -84,6 +88,9 @@ func (f *Feed) Next(ctx context.Context, at Place, filter FeedFilter, limit int,
 	}
 	return FeedPage{}, ctx.Err()
 }
+
+// Waits returns how many wait in Next at the moment.
+func (f *Feed) Waits() int { return int(f.tip.waits.Load()) }
 
 // ahead returns what is known to be after a place. behind says that there may
 // be more; if there isn't, changed tells when there is.

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"outflow/domain"
+	"outflow/outbox"
 )
 
 // Config is what a [Store] can be told. The zero value is for production.
@@ -44,6 +45,7 @@ type Store struct {
 	shared   atomic.Pointer[committers] // nil while the store doesn't run
 	counters counters
 	keys     keysInFlight
+	feed     *outbox.Feed
 }
 
 // New returns a store over a pool that [Open] made, or one that is configured
@@ -64,7 +66,7 @@ func New(pool *pgxpool.Pool, cfg Config) *Store {
 	if cfg.VelocityWindow == 0 {
 		cfg.VelocityWindow = 6 * time.Hour
 	}
-	return &Store{pool: pool, cfg: cfg}
+	return &Store{pool: pool, cfg: cfg, feed: outbox.NewFeed(pool, outbox.FeedConfig{})}
 }
 
 // Ping returns CodeUnavailable unless the database answers.
