@@ -49,7 +49,8 @@ partitions, and of the relays one works while the others stand by.`,
 	for _, c := range partCommands {
 		root.AddCommand(partCommand(c, stderr, environ))
 	}
-	root.AddCommand(migrateCommand(stderr, environ), dlqCommand(environ), mailCommand(stderr, environ), simulateCommand(stdout, stderr, environ), healthCommand(environ), app.VersionCommand("outflow"))
+	root.AddCommand(migrateCommand(stderr, environ), rebuildCommand(stdout, stderr, environ), verifyCommand(stdout, stderr, environ),
+		restoreCommand(stdout, stderr, environ), dlqCommand(environ), mailCommand(stderr, environ), simulateCommand(stdout, stderr, environ), healthCommand(environ), app.VersionCommand("outflow"))
 	return root
 }
 

@@ -400,3 +400,35 @@ func (r *runner) list(ctx context.Context, list func(context.Context, ...string)
 	})
 	return found, nil
 }
+
+// Plan returns about how many events a rebuild would read, and writes nothing:
+// Kafka's records with transaction markers among them. It returns a [GoneError]
+// as a rebuild would.
+func Plan(ctx context.Context, cfg Config, topics ...string) (int64, error) {
+	if cfg.From == FromOutbox {
+		return cfg.Total, nil
+	}
+	r := &runner{Config: cfg}
+	r.Topics = topics
+	var err error
+	if r.kafka, err = kgo.NewClient(r.plain()...); err != nil {
+		return 0, fmt.Errorf("configure the Kafka client: %w", err)
+	}
+	defer r.kafka.Close()
+	starts, err := r.startOffsets(ctx)
+	if err != nil {
+		return 0, err
+	}
+	ends, err := r.ends(ctx)
+	if err != nil {
+		return 0, err
+	}
+	var n int64
+	for p, end := range ends {
+		if starts[p] > 0 {
+			return 0, &GoneError{p, starts[p]}
+		}
+		n += end
+	}
+	return n, nil
+}

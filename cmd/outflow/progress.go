@@ -1,0 +1,85 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"golang.org/x/term"
+)
+
+// meter shows how far something is: with a bar on a terminal, and a JSON line a
+// second elsewhere.
+type meter struct {
+	w     io.Writer
+	bar   *progressbar.ProgressBar // nil elsewhere
+	what  string
+	begun time.Time // of what is shown
+	told  time.Time
+}
+
+func newMeter(w io.Writer, asJSON bool) *meter {
+	m := &meter{w: w}
+	if file, ok := w.(*os.File); ok && !asJSON && term.IsTerminal(int(file.Fd())) {
+		m.bar = progressbar.NewOptions64(-1, progressbar.OptionSetWriter(w), progressbar.OptionFullWidth(),
+			progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetPredictTime(true), progressbar.OptionClearOnFinish())
+	}
+	return m
+}
+
+// show says that done of total are done of what; total is 0 when not known.
+// That a terminal, or who reads the lines, is gone is no reason to stop.
+func (m *meter) show(what string, done, total int64) {
+	now := time.Now()
+	fresh := what != m.what
+	if fresh {
+		m.what, m.begun = what, now
+	}
+	if m.bar != nil {
+		if fresh {
+			m.bar.Reset()
+			m.bar.Describe(what)
+		}
+		if total <= 0 {
+			total = -1
+		}
+		m.bar.ChangeMax64(total)
+		_ = m.bar.Set64(done)
+		return
+	}
+	if !fresh && now.Sub(m.told) < time.Second {
+		return
+	}
+	m.told = now
+	line := map[string]any{"phase": what, "done": done}
+	if total > 0 {
+		line["total"] = total
+	}
+	if spent := now.Sub(m.begun).Seconds(); spent > 0.1 && done > 0 {
+		rate := float64(done) / spent
+		line["per_second"] = int64(rate)
+		if total > done {
+			line["eta_s"] = int64(float64(total-done)/rate) + 1
+		}
+	}
+	_ = json.NewEncoder(m.w).Encode(line)
+}
+
+// say tells something in a line of its own.
+func (m *meter) say(format string, args ...any) {
+	if m.bar == nil {
+		_ = json.NewEncoder(m.w).Encode(map[string]string{"message": fmt.Sprintf(format, args...)})
+		return
+	}
+	_ = m.bar.Clear()
+	fmt.Fprintf(m.w, format+"\n", args...)
+}
+
+func (m *meter) finish() {
+	if m.bar != nil {
+		_ = m.bar.Finish()
+	}
+}
