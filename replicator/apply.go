@@ -14,6 +14,7 @@ import (
 
 	"outflow/domain"
 	"outflow/internal/consumer"
+	"outflow/internal/failpoint"
 	"outflow/internal/mongodb"
 )
 
@@ -100,7 +101,7 @@ func plan(e domain.Event) (collection string, doc bson.Raw, err error) {
 	}
 	// A new type of event is applied like any other, because its state is
 	// complete; a new version of a type may mean something else by it.
-	if !strings.HasSuffix(e.Type, ".v1") {
+	if !strings.HasSuffix(e.Type, ".v1") && !failpoint.Mutant("replicator.any-version") {
 		return "", nil, errors.New("event of an unknown version")
 	}
 	doc, err = Document(e)
@@ -114,5 +115,12 @@ func store(ctx context.Context, into *mongo.Collection, writes []*write) []error
 	for i, w := range writes {
 		versions[i] = mongodb.Versioned{ID: w.id, Version: w.version, Document: w.document}
 	}
-	return mongodb.ReplaceOlder(ctx, into, versions)
+	if err := failpoint.Hit(failpoint.ReplicatorWrite); err != nil {
+		return slices.Repeat([]error{err}, len(writes))
+	}
+	errs := mongodb.ReplaceOlder(ctx, into, versions)
+	if err := failpoint.Hit(failpoint.ReplicatorWritten); err != nil {
+		return slices.Repeat([]error{err}, len(writes))
+	}
+	return errs
 }

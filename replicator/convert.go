@@ -13,6 +13,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/x/bsonx/bsoncore"
 
 	"outflow/domain"
+	"outflow/internal/failpoint"
 )
 
 // dates are the fields that the replica holds as dates rather than text.
@@ -25,7 +26,11 @@ func Document(e domain.Event) (bson.Raw, error) {
 	b := make([]byte, 0, len(e.After)+len(e.After)/2+128)
 	_, b = bsoncore.AppendDocumentStart(b)
 	b = bsoncore.AppendStringElement(b, "_id", e.AggregateID.String())
-	b = bsoncore.AppendInt64Element(b, "version", e.AggregateVersion)
+	version := e.AggregateVersion
+	if e.After == nil && failpoint.Mutant("replicator.weak-tombstone") {
+		version = 0
+	}
+	b = bsoncore.AppendInt64Element(b, "version", version)
 	if e.After == nil {
 		b = bsoncore.AppendTimeElement(b, "deleted_at", e.OccurredAt)
 	} else {

@@ -16,14 +16,12 @@ import (
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
-	"go.uber.org/goleak"
 
 	"outflow/domain"
+	"outflow/internal/failpoint/mutanttest"
 	"outflow/internal/kafkatest"
 	"outflow/internal/mongofake"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var start = time.Date(2026, 11, 21, 4, 5, 6, 789e6, time.UTC)
 
@@ -120,7 +118,7 @@ func (s *system) start(r *Replicator) (stop func()) {
 
 func (s *system) eventually(what string, ok func() bool) {
 	s.t.Helper()
-	require.Eventually(s.t, ok, time.Minute, 10*time.Millisecond, what)
+	require.Eventually(s.t, ok, mutanttest.Patience(time.Minute), 10*time.Millisecond, what)
 }
 
 // read is what someone who reads a view or a base collection reads. Beside a

@@ -53,7 +53,7 @@ func TestTheReplicaFollowsEntities(t *testing.T) {
 	}, s.raw("_customers", id(1)), "nothing personal is left")
 }
 
-func TestWhatComesLateDoesNotWin(t *testing.T) {
+func TestRow16OlderUpdateAfterDeleteStaysDeleted(t *testing.T) {
 	s := newSystem(t)
 	s.run()
 	s.Publish(t, customer(1, 3), customer(2, 1))
@@ -126,7 +126,7 @@ func TestABackupCatchesUpFromWhereItIs(t *testing.T) {
 	s.eventually("caught up", func() bool { return s.count("customers") == 3 && s.version("_customers", id(1)) == 2 })
 }
 
-func TestReplicatorsThatComeAndGoUnderLoadEndEqual(t *testing.T) {
+func TestRow15ReplicatorsThatComeAndGoUnderLoadEndEqual(t *testing.T) {
 	s := newSystem(t)
 	const entities = 40
 	version := int64(0)
@@ -190,8 +190,9 @@ func TestReplicatorsThatComeAndGoUnderLoadEndEqual(t *testing.T) {
 	}
 }
 
-// The row "a poison record" of the failure table.
-func TestAPoisonRecordIsParkedAndOthersFlow(t *testing.T) {
+// Nor is it applied in part. The same is row 14: its key is parked in order,
+// and others flow.
+func TestRow24UnknownNewerVersionIsParked(t *testing.T) {
 	s := newSystem(t)
 	s.run()
 	newer := customer(1, 2)
@@ -212,7 +213,7 @@ func TestAPoisonRecordIsParkedAndOthersFlow(t *testing.T) {
 	require.Equal(t, int64(3), s.version("_customers", id(1)))
 }
 
-func TestMongoDBIsAwayForAWhile(t *testing.T) {
+func TestRow17MongoDBIsDown(t *testing.T) {
 	s := newSystem(t)
 	s.needFake()
 	s.run()
@@ -284,7 +285,7 @@ func TestATopicThatWasMadeAnewIsReplicatedFromItsStart(t *testing.T) {
 
 // A replicator that lost its partitions without knowing must not move the
 // position of the one that has them.
-func TestAZombieCannotMoveAPosition(t *testing.T) {
+func TestRow15ZombieCannotMoveAPosition(t *testing.T) {
 	s := newSystem(t)
 	at := consumer.Partition{Topic: s.Namespace.Topic(domain.AggregateCustomer), Partition: 1}
 	save := func(p *mongodb.Positions, next int64) error {

@@ -1,0 +1,23 @@
+//go:build failpoints
+
+package replicator
+
+import (
+	"testing"
+
+	"outflow/internal/failpoint/mutanttest"
+)
+
+// Each of these tests must fail when a defence is left out.
+func TestDefencesAreTested(t *testing.T) {
+	t.Parallel()
+	mutanttest.Run(t, map[string][]string{
+
+		"TestRow15WorkerKilledBetweenEffectAndOffset":        {"consumer.early-save"},
+		"TestRow15ReplicatorsThatComeAndGoUnderLoadEndEqual": {"mongodb.unguarded"},
+		"TestRow15ZombieCannotMoveAPosition":                 {"mongodb.unguarded-position"},
+		"TestRow16OlderUpdateAfterDeleteStaysDeleted":        {"mongodb.unguarded", "replicator.weak-tombstone"},
+		"TestRow17MongoDBIsDown":                             {"consumer.no-retry"},
+		"TestRow24UnknownNewerVersionIsParked":               {"replicator.any-version"},
+	})
+}
