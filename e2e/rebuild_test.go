@@ -1,0 +1,102 @@
+package e2e_test
+
+import (
+	"encoding/json"
+	"math/rand/v2"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"outflow/domain"
+)
+
+// Row 18 of the failure table, from outside: a rebuild is killed at five points
+// and started again, while customers and orders change and one of the two
+// replicators sleeps through the swap. What people read ends equal to
+// PostgreSQL, each time.
+func TestRow18RebuildsAreKilledBesideLiveTraffic(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("starts servers")
+	}
+	failing := filepath.Join(t.TempDir(), "outflow-failpoints")
+	out, err := exec.Command("go", "build", "-tags", "failpoints", "-o", failing, "outflow/cmd/outflow").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	s := startSystem(t, 2)
+	for _, p := range s.parts["replicate"] {
+		p.awaitMember()
+	}
+	const writers, writes = 2, 40
+	for round, point := range []string{"rebuild.filled", "rebuild.pausing", "rebuild.paused", "rebuild.swapping", "rebuild.swapped"} {
+		var writing sync.WaitGroup
+		done := make(chan struct{})
+		failed := make(chan error, writers)
+		for w := range writers {
+			writing.Go(func() {
+				for n := 0; ; n++ {
+					select {
+					case <-done:
+						return
+					default:
+					}
+					writer := round*10_000 + n*writers + w
+					if err := writeALot(s.client, rand.New(rand.NewPCG(9, uint64(writer))), writer, writes, &killPlan{}); err != nil {
+						failed <- err
+						return
+					}
+				}
+			})
+		}
+		asleep := s.parts["replicate"][round%2].cmd.Process
+		require.NoError(t, asleep.Signal(syscall.SIGSTOP))
+
+		killed := exec.Command(failing, "rebuild", "customers")
+		killed.Env = append(append(cleanEnv(), s.environ()...), "OUTFLOW_FAILPOINTS="+point+"=kill")
+		output, err := killed.CombinedOutput()
+		require.Error(t, err, "%s: %s", point, output)
+		status, ok := killed.ProcessState.Sys().(syscall.WaitStatus)
+		require.True(t, ok && status.Signal() == syscall.SIGKILL, "%s: %s", point, output)
+
+		stdout, stderr, code := runOnce(t, s.environ(), "outflow", "rebuild", "customers")
+		require.Zero(t, code, "%s: %s", point, stderr)
+		var told struct{ Rebuilt, Collection string }
+		require.NoError(t, json.Unmarshal([]byte(stdout), &told), stdout)
+		require.Equal(t, "customers", told.Rebuilt)
+
+		require.NoError(t, asleep.Signal(syscall.SIGCONT))
+		close(done)
+		writing.Wait()
+		select {
+		case err := <-failed:
+			require.NoError(t, err)
+		default:
+		}
+		requireReplicaEqualsOutbox(t, s.client, "customers", domain.AggregateCustomer)
+		stdout, stderr, code = runOnce(t, s.environ(), "outflow", "verify")
+		require.Zero(t, code, "%s: %s%s", point, stdout, stderr)
+	}
+	for _, args := range [][]string{
+		{"rebuild", "all", "--dry-run"}, {"rebuild", "all", "--from", "outbox"}, {"rebuild", "orders", "--until", "2099-01-01T00:00:00Z"},
+		{"verify", "--json"}, {"verify", "--log"}, {"restore"},
+	} {
+		stdout, stderr, code := runOnce(t, s.environ(), "outflow", args...)
+		require.Zero(t, code, "%v: %s%s", args, stdout, stderr)
+	}
+	requireReplicaEqualsOutbox(t, s.client, "orders", domain.AggregateOrder)
+	for _, args := range [][]string{{"rebuild", "mails"}, {"rebuild", "--from", "paper"}, {"rebuild", "--until", "soon", "orders"}, {"verify", "--log", "--repair"}, {"restore", "--in-place", "--schema", "x"}} {
+		_, _, code := runOnce(t, s.environ(), "outflow", args...)
+		require.Equal(t, 2, code, "%v", args)
+	}
+	// What is wrong is told by the status, and mended.
+	_, err = s.client.mongo.Collection("_orders").DeleteMany(t.Context(), map[string]any{})
+	require.NoError(t, err)
+	_, _, code := runOnce(t, s.environ(), "outflow", "verify")
+	require.Equal(t, 1, code)
+	_, stderr, code := runOnce(t, s.environ(), "outflow", "verify", "orders", "--repair")
+	require.Zero(t, code, stderr)
+	requireReplicaEqualsOutbox(t, s.client, "orders", domain.AggregateOrder)
+}
