@@ -22,9 +22,9 @@ const module = "outflow"
 // it as a picture. A new package must find its place here.
 var allowed = map[string][]string{
 	"domain":     nil,
-	"migrations": nil,
+	"migrations": {"internal"},
 	"api":        {"analytics", "domain", "store"},
-	"store":      {"domain", "outbox"},
+	"store":      {"domain", "internal", "outbox"},
 	"outbox":     {"domain", "internal"},
 	"replicator": {"domain", "internal"},
 	"notifier":   {"domain", "internal"},

@@ -12,10 +12,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"outflow/domain"
 	"outflow/internal/consumer"
+	"outflow/internal/failpoint"
 )
 
 // Actor is what the confirmer's decisions name as who did it.
@@ -58,6 +60,9 @@ func (c *Confirmer) Handle(ctx context.Context, batch []consumer.Message) []erro
 	if len(ids) == 0 {
 		return nil
 	}
+	if err := failpoint.Hit(failpoint.ConfirmerDecide); err != nil {
+		return slices.Repeat([]error{err}, len(batch))
+	}
 	began := time.Now()
 	errs := make([]error, len(batch))
 	failed := 0
@@ -66,6 +71,9 @@ func (c *Confirmer) Handle(ctx context.Context, batch []consumer.Message) []erro
 			failed++
 			errs[at[i]] = classify(batch[at[i]].Event, fmt.Errorf("decide order %s: %w", ids[i], err))
 		}
+	}
+	if err := failpoint.Hit(failpoint.ConfirmerDecided); err != nil {
+		return slices.Repeat([]error{err}, len(batch))
 	}
 	c.log.DebugContext(ctx, "orders decided", "orders", len(ids), "failed", failed, "took", time.Since(began))
 	return errs

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
 
 	"outflow/confirmer"
 	"outflow/domain"
@@ -90,6 +91,36 @@ func TestPlacedOrdersAreDecided(t *testing.T) {
 
 	others := deliver(t, s, good.ID)[1:]
 	require.Empty(t, c.Handle(t.Context(), others), "nothing to decide")
+}
+
+func TestRow20HundredDeliveriesOfOnePlacedOrder(t *testing.T) {
+	t.Parallel()
+	s := store.New(pgtest.New(t).Pool, store.Config{})
+	o := place(t, s, domain.CustomerActive, domain.Metadata{})
+	batch := deliver(t, s, o.ID)
+	var all errgroup.Group
+	for range 100 {
+		all.Go(func() error { return errors.Join(confirmer.New(s, nil).Handle(t.Context(), batch)...) })
+	}
+	require.NoError(t, all.Wait())
+	history, _, err := s.History(t.Context(), domain.AggregateOrder, o.ID, 0, 0)
+	require.NoError(t, err)
+	require.Len(t, history, 2, "placed, and confirmed once")
+	require.Equal(t, domain.OrderConfirmed, history[1].Type)
+}
+
+// What it means that an order was placed may be something else in a newer
+// version: the order waits for a confirmer that knows it.
+func TestRow24PlacedOrderOfAnUnknownNewerVersionIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	s := store.New(pgtest.New(t).Pool, store.Config{})
+	o := place(t, s, domain.CustomerActive, domain.Metadata{})
+	batch := deliver(t, s, o.ID)
+	batch[0].Event.Type = "order.placed.v2"
+	require.NoError(t, errors.Join(confirmer.New(s, nil).Handle(t.Context(), batch)...))
+	o, err := s.Order(t.Context(), o.ID)
+	require.NoError(t, err)
+	require.Equal(t, domain.OrderStatusPlaced, o.Status)
 }
 
 func TestUnreadableMetadataIsNoObstacle(t *testing.T) {

@@ -15,6 +15,8 @@ import (
 	_ "github.com/jackc/pgx/v5/stdlib" // registers the driver "pgx"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
+
+	"outflow/internal/failpoint"
 )
 
 // FS holds the migrations: one SQL file each, in goose's format.
@@ -39,11 +41,17 @@ func Up(ctx context.Context, url string) (_ Result, err error) {
 			err = cerr
 		}
 	}()
-	locker, err := lock.NewPostgresSessionLocker()
+	// Whoever waits looks every second, for five minutes; the default is every
+	// five seconds.
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300))
 	if err != nil {
 		return Result{}, fmt.Errorf("make the migration lock: %w", err)
 	}
-	provider, err := goose.NewProvider(goose.DialectPostgres, db, FS, goose.WithSessionLocker(locker))
+	options := []goose.ProviderOption{goose.WithSessionLocker(locker)}
+	if failpoint.Mutant("migrations.unlocked") {
+		options = nil
+	}
+	provider, err := goose.NewProvider(goose.DialectPostgres, db, FS, options...)
 	if err != nil {
 		return Result{}, fmt.Errorf("read the migrations: %w", err)
 	}

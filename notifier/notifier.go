@@ -12,6 +12,7 @@ import (
 
 	"outflow/domain"
 	"outflow/internal/consumer"
+	"outflow/internal/failpoint"
 )
 
 // Config says how mail is sent. The zero value is for production.
@@ -87,6 +88,9 @@ func (n *Notifier) handle(ctx context.Context, m consumer.Message) error {
 	// What follows the claim ends it, also when a stop or a rebalance cuts the
 	// sending short: otherwise the mail would wait for its lease.
 	after := context.WithoutCancel(ctx)
+	if err := failpoint.Hit(failpoint.NotifierClaimed); err != nil {
+		return err
+	}
 	// Only now, so that mails which were sent long ago and are merely delivered
 	// again take nothing of it.
 	switch wait, err := n.allowances.take(ctx, message.To.Email); {
@@ -106,5 +110,11 @@ func (n *Notifier) handle(ctx context.Context, m consumer.Message) error {
 	}
 	// Dying here sends the mail twice: nobody can know that it was sent
 	// (RFC 1047). Its Message-ID stays the same.
-	return n.claims.mark(after, e.ID)
+	if err := failpoint.Hit(failpoint.NotifierSent); err != nil {
+		return err
+	}
+	if err := n.claims.mark(after, e.ID); err != nil {
+		return err
+	}
+	return failpoint.Hit(failpoint.NotifierMarked)
 }

@@ -14,6 +14,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/wneessen/go-mail/smtp"
+
+	"outflow/internal/failpoint"
 )
 
 // The steps of sending that a [SendError] names.
@@ -48,7 +50,7 @@ func (e *SendError) Unwrap() error { return e.Err }
 // can't be made.
 func Temporary(err error) bool {
 	if e, ok := errors.AsType[*SendError](err); ok {
-		return !e.permanent
+		return !e.permanent && !failpoint.Mutant("notifier.gives-up")
 	}
 	return err != nil
 }
@@ -143,6 +145,9 @@ func (c *connection) send(ctx context.Context, from, to string, raw []byte) erro
 	// for even when the notifier is told to stop.
 	if !cut() {
 		return fail(stepData, ctx.Err())
+	}
+	if err := failpoint.Hit(failpoint.NotifierData); err != nil {
+		return fail(stepData, err)
 	}
 	hurry := context.AfterFunc(ctx, func() { _ = c.raw.SetDeadline(earlier(deadline, time.Now().Add(stopGrace))) })
 	err = w.Close()

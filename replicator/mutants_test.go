@@ -13,11 +13,12 @@ func TestDefencesAreTested(t *testing.T) {
 	t.Parallel()
 	mutanttest.Run(t, map[string][]string{
 
-		"TestRow15WorkerKilledBetweenEffectAndOffset":        {"consumer.early-save"},
-		"TestRow15ReplicatorsThatComeAndGoUnderLoadEndEqual": {"mongodb.unguarded"},
-		"TestRow15ZombieCannotMoveAPosition":                 {"mongodb.unguarded-position"},
-		"TestRow16OlderUpdateAfterDeleteStaysDeleted":        {"mongodb.unguarded", "replicator.weak-tombstone"},
-		"TestRow17MongoDBIsDown":                             {"consumer.no-retry"},
-		"TestRow24UnknownNewerVersionIsParked":               {"replicator.any-version"},
+		"TestRow15WorkerKilledBetweenEffectAndOffset":     {"consumer.early-save"},
+		"TestRow12RecreatedTopicIsReplicatedFromItsStart": {"consumer.any-log"},
+		"TestFirstWritesRace":                             {"mongodb.unguarded"},
+		"TestRow15ZombieCannotMoveAPosition":              {"mongodb.unguarded-position"},
+		"TestRow16OlderUpdateAfterDeleteStaysDeleted":     {"mongodb.unguarded", "replicator.weak-tombstone"},
+		"TestRow17MongoDBIsDown":                          {"consumer.no-retry"},
+		"TestRow24UnknownNewerVersionIsParked":            {"replicator.any-version"},
 	})
 }

@@ -262,7 +262,7 @@ func TestAWriteThatMetAnotherIsTriedAgain(t *testing.T) {
 
 // The new topic soon holds more than was consumed of the old one: by offset
 // alone, the replica would miss its beginning.
-func TestATopicThatWasMadeAnewIsReplicatedFromItsStart(t *testing.T) {
+func TestRow12RecreatedTopicIsReplicatedFromItsStart(t *testing.T) {
 	s := newSystem(t)
 	stop := s.run()
 	for n := range 10 {

@@ -107,7 +107,7 @@ func TestOneBadOrderDoesNotKeepOthersFromBeingDecided(t *testing.T) {
 	}
 }
 
-func TestAHundredDecisionsConfirmOnce(t *testing.T) {
+func TestRow20HundredDecisionsConfirmOnce(t *testing.T) {
 	t.Parallel()
 	s, pool := open(t)
 	o := place(t, s, create(t, s, ada()).ID)

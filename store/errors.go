@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"outflow/domain"
+	"outflow/internal/failpoint"
 )
 
 // What PostgreSQL reports (manual, appendix A) and what this package tells by it.
@@ -71,7 +72,7 @@ func coded(err error) *domain.Error {
 	case pg.Code == serializationFailed, pg.Code == deadlockDetected, pg.Code == lockNotAvailable:
 		return &domain.Error{Code: domain.CodeWriteConflict, Message: conflictMessage}
 	case pg.Code == readOnlyTransaction, pg.Code == queryCanceled, pg.Code == ioError,
-		strings.HasPrefix(pg.Code, classConnection), strings.HasPrefix(pg.Code, classResources),
+		strings.HasPrefix(pg.Code, classConnection), strings.HasPrefix(pg.Code, classResources) && !failpoint.Mutant("store.disk-is-our-fault"),
 		strings.HasPrefix(pg.Code, classShutdown):
 		return unavailable
 	case pg.Code == checkViolation && pg.TableName == "outbox" && pg.ConstraintName == "":

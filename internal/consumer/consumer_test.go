@@ -13,6 +13,7 @@ import (
 
 	"outflow/domain"
 	"outflow/internal/consumer"
+	"outflow/internal/failpoint/mutanttest"
 	"outflow/internal/kafkatest"
 )
 
@@ -127,7 +128,7 @@ func sum(committed kadm.OffsetResponses) (total int64) {
 	return total
 }
 
-func TestARebalanceUnderLoadKeepsEveryKeyInOrder(t *testing.T) {
+func TestRow15RebalanceUnderLoadKeepsEveryKeyInOrder(t *testing.T) {
 	server(t)
 	k := kafkatest.Start(t)
 	k.CreateTopics(t, 6)
@@ -196,7 +197,7 @@ func TestARebalanceUnderLoadKeepsEveryKeyInOrder(t *testing.T) {
 	require.Zero(t, repeated.Load(), "nobody died, so nothing comes twice")
 }
 
-func TestLostDataIsAnError(t *testing.T) {
+func TestRow12LostDataIsAnError(t *testing.T) {
 	server(t)
 	k := kafkatest.Start(t)
 	k.CreateTopics(t, 1)
@@ -210,7 +211,9 @@ func TestLostDataIsAnError(t *testing.T) {
 	k.Publish(t, event(1, 2), event(1, 3), event(1, 4))
 	_, err := k.Admin().DeleteRecords(t.Context(), kadm.Offsets{topic: {0: {Topic: topic, At: 3}}})
 	require.NoError(t, err)
-	err = consumer.New(config(t, k, j.handle)).Run(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), mutanttest.Patience(30*time.Second))
+	defer cancel()
+	err = consumer.New(config(t, k, j.handle)).Run(ctx)
 	var lost *consumer.DataLossError
 	require.ErrorAs(t, err, &lost)
 	require.Equal(t, int64(1), lost.Next)
@@ -218,7 +221,7 @@ func TestLostDataIsAnError(t *testing.T) {
 	require.Equal(t, []int64{1}, j.of(1))
 }
 
-func TestANewTopicOfTheSameNameIsReadFromItsStart(t *testing.T) {
+func TestRow12RecreatedTopicIsReadFromItsStart(t *testing.T) {
 	server(t)
 	k := kafkatest.Start(t)
 	k.CreateTopics(t, 1)

@@ -14,6 +14,7 @@ import (
 
 	"outflow/domain"
 	"outflow/internal/consumer"
+	"outflow/internal/failpoint/mutanttest"
 	"outflow/internal/kafkatest"
 )
 
@@ -97,7 +98,7 @@ func run(t *testing.T, c *consumer.Consumer) (stop func() error) {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	require.Eventually(t, ok, 30*time.Second, 5*time.Millisecond, what)
+	require.Eventually(t, ok, mutanttest.Patience(30*time.Second), 5*time.Millisecond, what)
 }
 
 func server(t *testing.T) {

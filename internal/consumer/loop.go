@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"outflow/internal/events"
+	"outflow/internal/failpoint"
 )
 
 // lane is the part of a batch that belongs to one key.
@@ -46,12 +47,22 @@ func (s *session) step() {
 	}
 	s.tend()
 	lanes := append(s.due(time.Now()), s.arrived(fetches)...)
+	if failpoint.Mutant("consumer.early-save") {
+		s.save()
+	}
 	if err := s.work(lanes); err != nil {
 		s.fail(err)
 		return
 	}
 	s.throttle()
+	if err := failpoint.Hit(failpoint.ConsumerSave); err != nil {
+		s.fail(&restartError{err})
+		return
+	}
 	s.save()
+	if err := failpoint.Hit(failpoint.ConsumerSaved); err != nil {
+		s.fail(&restartError{err})
+	}
 }
 
 // wake is when to stop waiting for records, because something else is due.
@@ -137,7 +148,7 @@ func (s *session) arrived(fetches kgo.Fetches) []*lane {
 			}
 			key := string(r.Key)
 			m := Message{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Record: r}
-			if p.keys[key] != nil {
+			if p.keys[key] != nil && !failpoint.Mutant("consumer.overtake") {
 				p.wait(key, m)
 				continue
 			}
@@ -199,7 +210,7 @@ func (s *session) work(lanes []*lane) error {
 		var mine []error
 		mine, answers = answers[:l.refused], answers[l.refused:]
 		n := 0
-		for n < len(mine) && mine[n] == nil {
+		for n < len(mine) && (mine[n] == nil || failpoint.Mutant("consumer.no-retry") && !IsPermanent(mine[n])) {
 			n++
 		}
 		if n < len(mine) {
@@ -212,7 +223,7 @@ func (s *session) work(lanes []*lane) error {
 		}
 		l.offset = l.messages[n].Offset
 		switch {
-		case IsPermanent(l.reason):
+		case IsPermanent(l.reason) && !failpoint.Mutant("consumer.no-parking"):
 			parking = append(parking, l)
 		default:
 			retried++
@@ -247,7 +258,7 @@ func (s *session) screen(l *lane) {
 		m := &l.messages[i]
 		var err error
 		switch {
-		case !l.again && l.key != "" && state != nil && !state.before(l.part.log, m.Offset):
+		case !l.again && l.key != "" && state != nil && !failpoint.Mutant("consumer.overtake-parked") && !state.before(l.part.log, m.Offset):
 			err = errBehind
 		default:
 			if m.Event, err = events.Decode(m.Record); err != nil {

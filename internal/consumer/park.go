@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"outflow/internal/failpoint"
 )
 
 func (l *lane) lock() lock { return lock{l.part.id, l.key} }
@@ -41,6 +43,9 @@ func (s *session) park(lanes []*lane) error {
 	if len(letters) > 0 {
 		if err := s.side.ProduceSync(ctx, letters...).FirstErr(); err != nil {
 			return fmt.Errorf("write to %s: %w", deadLetterTopic(s.Group), err)
+		}
+		if err := failpoint.Hit(failpoint.ConsumerParked); err != nil {
+			return err
 		}
 	}
 	states := map[lock]*parkedState{}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -54,7 +55,7 @@ func caughtUp(t *testing.T, k *kafkatest.Kafka, n int64) {
 	})
 }
 
-func TestAPoisonedKeyIsParkedAndOthersFlow(t *testing.T) {
+func TestRow14PoisonRecordIsParkedWithItsKeyAndOthersFlow(t *testing.T) {
 	server(t)
 	k := kafkatest.Start(t)
 	k.CreateTopics(t, 1)
@@ -70,8 +71,10 @@ func TestAPoisonedKeyIsParkedAndOthersFlow(t *testing.T) {
 	stop := run(t, c)
 	k.Publish(t, event(1, 1), event(1, 2), event(2, 1), event(1, 3), event(2, 2))
 	eventually(t, "the other key", func() bool { return len(g.of(2)) == 2 })
+	began := time.Now()
 	k.Publish(t, event(1, 4), event(3, 1))
 	eventually(t, "another key", func() bool { return len(g.of(3)) == 1 })
+	require.Less(t, time.Since(began), time.Second, "a parked key held others up")
 	caughtUp(t, k, 7)
 	require.Equal(t, []int64{1}, g.of(1))
 	require.Equal(t, int64(3), c.Stats().Parked)

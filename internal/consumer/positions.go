@@ -10,6 +10,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"outflow/internal/failpoint"
 )
 
 // Partition names a partition of a topic.
@@ -153,11 +155,12 @@ func (s *session) locate(ctx context.Context, partitions []Partition) (map[Parti
 			return nil, nil, fmt.Errorf("list the offsets of %s: %w", p, errors.Join(err, errNoOffset(startOK && endOK)))
 		}
 		at, known := stored[p]
+		known = known && !failpoint.Mutant("consumer.from-start")
 		switch {
-		case known && at.Log != s.logs[p.Topic]:
+		case known && at.Log != s.logs[p.Topic] && !failpoint.Mutant("consumer.any-log"):
 			s.Logger.Error("topic is another one than was consumed: beginning at its start", "partition", p.String(), "was_consumed_to", at.Next)
 			known = false
-		case known && (at.Next < start.Offset || at.Next > end.Offset):
+		case known && (at.Next < start.Offset || at.Next > end.Offset) && !failpoint.Mutant("consumer.jump"):
 			// The topic may have been made anew since its id was asked for.
 			if logs, err := s.topicIDs(); err != nil || logs[p.Topic] != at.Log {
 				return nil, nil, &restartError{errors.Join(errRecreated, err)}

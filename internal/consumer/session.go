@@ -11,6 +11,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"outflow/internal/failpoint"
 )
 
 // session is one membership in the group, from joining to leaving.
@@ -72,7 +74,7 @@ func (c *Consumer) session(ctx context.Context) error {
 		kgo.MetadataMinAge(metadataMinAge),
 		// Where to begin is always said by assign. Without this, the client
 		// would jump back by a minute when Kafka lost data (its default).
-		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
+		kgo.ConsumeResetOffset(resetOffset()),
 		kgo.AdjustFetchOffsetsFn(s.assign),
 		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, got map[string][]int32) { s.given(got) }),
 		kgo.OnPartitionsRevoked(func(_ context.Context, _ *kgo.Client, lost map[string][]int32) { s.revoke(lost, true) }),
@@ -116,6 +118,14 @@ func (c *Consumer) session(ctx context.Context) error {
 		return cause
 	}
 	return nil
+}
+
+// resetOffset is where to begin when what is next is not there: nowhere.
+func resetOffset() kgo.Offset {
+	if failpoint.Mutant("consumer.jump") {
+		return kgo.NewOffset().AtStart()
+	}
+	return kgo.NoResetOffset()
 }
 
 // plain returns the options of a client that doesn't belong to the group.

@@ -12,6 +12,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
 	"outflow/internal/consumer"
+	"outflow/internal/failpoint"
 )
 
 // Position is how far one partition is in what was made of it.
@@ -170,6 +171,9 @@ func (p *Positions) Save(ctx context.Context, moved map[consumer.Partition]consu
 
 // same is the filter that finds a position if it is as it was.
 func same(was Position) bson.D {
+	if failpoint.Mutant("mongodb.unguarded-position") {
+		return bson.D{{Key: "_id", Value: was.ID}}
+	}
 	return bson.D{
 		{Key: "_id", Value: was.ID}, {Key: "generation", Value: was.Generation}, {Key: "collection", Value: was.Collection},
 		{Key: "log", Value: was.Log}, {Key: "next", Value: was.Next},

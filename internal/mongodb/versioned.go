@@ -12,6 +12,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
 	"outflow/internal/consumer"
+	"outflow/internal/failpoint"
 )
 
 // Versioned is a document that has its id in _id and its version in version.
@@ -110,8 +111,11 @@ func replace(ctx context.Context, c *mongo.Collection, writes []Versioned, todo 
 	models := make([]mongo.WriteModel, len(todo))
 	for n, i := range todo {
 		w := writes[i]
-		models[n] = mongo.NewReplaceOneModel().SetUpsert(upsert).SetReplacement(w.Document).
-			SetFilter(bson.D{{Key: "_id", Value: w.ID}, {Key: "version", Value: bson.D{{Key: "$lt", Value: w.Version}}}})
+		older := bson.D{{Key: "_id", Value: w.ID}, {Key: "version", Value: bson.D{{Key: "$lt", Value: w.Version}}}}
+		if failpoint.Mutant("mongodb.unguarded") {
+			older = older[:1]
+		}
+		models[n] = mongo.NewReplaceOneModel().SetUpsert(upsert).SetReplacement(w.Document).SetFilter(older)
 	}
 	failures := make([]*failure, len(todo))
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)

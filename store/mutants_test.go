@@ -1,0 +1,19 @@
+//go:build failpoints
+
+package store_test
+
+import (
+	"testing"
+
+	"outflow/internal/failpoint/mutanttest"
+)
+
+// Each of these tests must fail when a defence is left out.
+func TestDefencesAreTested(t *testing.T) {
+	t.Parallel()
+	mutanttest.Run(t, map[string][]string{
+		"TestRow20HundredDecisionsConfirmOnce":     {"store.no-locks"},
+		"TestTwoOrdersThatPassAloneButNotTogether": {"store.no-locks"},
+		"TestSQLStatesBecomeCodes":                 {"store.disk-is-our-fault"},
+	})
+}
