@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // A home is the folder of one stack: its lock, the addresses of what runs, and
@@ -47,7 +48,7 @@ func openHome(dir string) (*home, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the data directory's lock: %w", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := lockHome(f); err != nil {
 		defer f.Close()
 		if !errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, fmt.Errorf("lock the data directory: %w", err)
@@ -66,6 +67,18 @@ func openHome(dir string) (*home, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return h, nil
+}
+
+// lockHome takes the lock. `outflow-dev env` holds it for the moment in which
+// it looks whether anyone does, so a refusal counts only when it lasts.
+func lockHome(f *os.File) (err error) {
+	for range 50 {
+		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); !errors.Is(err, syscall.EWOULDBLOCK) {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return err
 }
 
 func (h *home) path(name string) string { return filepath.Join(h.dir, name) }
