@@ -43,10 +43,9 @@ func startServers(ctx context.Context, dir string, bin postgres.Binaries, epheme
 		return nil, err
 	}
 	s.onStop(s.postgres.Stop)
-	if s.kafka, err = kfake.NewCluster(kfake.NumBrokers(1), kfake.DataDir(filepath.Join(dir, "kafka"))); err != nil {
+	if err := s.startKafka(filepath.Join(dir, "kafka")); err != nil {
 		return nil, fmt.Errorf("start Kafka (kfake): %w", err)
 	}
-	s.onStop(func() error { s.kafka.Close(); return nil })
 	if err := s.startMongo(ctx, filepath.Join(dir, "mongodb"), log); err != nil {
 		return nil, fmt.Errorf("start MongoDB: %w", err)
 	}
