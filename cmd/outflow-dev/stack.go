@@ -123,10 +123,17 @@ func readState(dir string) (state, error) {
 	if err == nil {
 		err = json.Unmarshal(b, &s)
 	}
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !s.Ready {
+	// A stack that was killed leaves its state behind, and one that starts has
+	// the lock a moment before it removes that.
+	if errors.Is(err, fs.ErrNotExist) || err == nil && (!s.Ready || !alive(s.PID)) {
 		return state{}, fmt.Errorf("the outflow-dev on %s is still starting: try again in a moment", dir)
 	}
 	return s, err
+}
+
+func alive(pid int) bool {
+	p, err := os.FindProcess(pid)
+	return err == nil && !errors.Is(p.Signal(syscall.Signal(0)), os.ErrProcessDone)
 }
 
 // exports prints variables for `eval`, quoted for every shell that knows
