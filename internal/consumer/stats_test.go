@@ -35,7 +35,9 @@ func TestStatsTellMembershipAndLagFromTheBeginning(t *testing.T) {
 	idle := consumer.New(config(t, k, (&journal{}).handle))
 	stopIdle := run(t, idle)
 	close(hold)
-	eventually(t, "no lag", func() bool { return c.Stats().Lag+idle.Stats().Lag == 0 && c.Stats().Handled+idle.Stats().Handled == 10 })
+	eventually(t, "no lag", func() bool {
+		return c.Stats().Lag+idle.Stats().Lag == 0 && c.Stats().Handled+idle.Stats().Handled == 10
+	})
 	eventually(t, "both are members", func() bool {
 		return c.Stats().Joined && idle.Stats().Joined && c.Stats().Partitions+idle.Stats().Partitions == 1
 	})
