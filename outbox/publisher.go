@@ -86,6 +86,7 @@ func (s *session) newPublisher(ctx context.Context) (*publisher, error) {
 			kgo.TransactionTimeout(s.cfg.TransactionTimeout),
 			kgo.RequiredAcks(kgo.AllISRAcks()),
 			kgo.ProducerLinger(0),
+			kgo.RecordPartitioner(keeper{p}),
 			kgo.MaxBufferedRecords(bufferedRecords),
 			kgo.MaxBufferedBytes(bufferedBytes),
 			kgo.RecordDeliveryTimeout(time.Minute),

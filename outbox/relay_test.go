@@ -445,22 +445,49 @@ func TestRow06IdlePublicationBesideBusyDatabase(t *testing.T) {
 	w.equal(t)
 }
 
+// Partitions are added to a topic, while the relay runs or before it starts: it
+// refuses, and until it has noticed no key goes to another partition.
 func TestRow13PartitionsWereAdded(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	wr := w.writer(t, 5)
-	r := w.run(t)
-	r.awaitState(t, StateStreaming)
-	wr.write(t, 10)
-	r.await(t, "published", func(s Stats) bool { return s.Published == 10 })
-	require.NoError(t, r.stop())
-	_, err := w.kafka.Admin().CreatePartitions(t.Context(), 3, w.kafka.Namespace.Topic("order"))
-	require.NoError(t, err)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	err = NewRelay(w.config()).Run(ctx)
-	require.ErrorContains(t, err, "has 9 partitions and the relay is configured for 6")
-	require.ErrorContains(t, err, "set OUTFLOW_KAFKA_PARTITIONS to 9")
+	for _, running := range []bool{true, false} {
+		t.Run(fmt.Sprintf("running %t", running), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			wr := w.writer(t, 20)
+			topic := w.kafka.Namespace.Topic("order")
+			soon := func(c *Config) { c.KafkaOptions = append(c.KafkaOptions, kgo.MetadataMaxAge(time.Second)) }
+			r := w.run(t, quick, soon)
+			stop := wr.adverse(t, 4)
+			r.await(t, "published", func(s Stats) bool { return s.Published > 100 })
+			if !running {
+				require.NoError(t, r.stop())
+			}
+			added, err := w.kafka.Admin().CreatePartitions(t.Context(), 3, topic)
+			require.NoError(t, err)
+			require.NoError(t, added.Error())
+			if !running {
+				require.Eventually(t, func() bool {
+					all, err := w.kafka.Admin().ListTopics(t.Context(), topic)
+					return err == nil && len(all[topic].Partitions) == 9
+				}, patience, 10*time.Millisecond)
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
+				defer cancel()
+				err = NewRelay(w.config(quick, soon)).Run(ctx)
+			} else {
+				r.awaitState(t, StateStopped)
+				err = r.stop()
+			}
+			stop()
+			require.ErrorContains(t, err, "has 9 partitions and the relay is configured for 6")
+			require.ErrorContains(t, err, "set OUTFLOW_KAFKA_PARTITIONS to 9")
+			ends, err := w.kafka.Admin().ListEndOffsets(t.Context(), topic)
+			require.NoError(t, err)
+			ends.Each(func(o kadm.ListedOffset) {
+				require.NoError(t, o.Err)
+				require.True(t, o.Partition < 6 || o.Offset == 0, "partition %d has %d records", o.Partition, o.Offset)
+			})
+		})
+	}
 }
 
 func TestSourceThatTheRoleDoesNotAllow(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"outflow/internal/failpoint"
 )
@@ -63,4 +64,34 @@ func (s *session) ensureTopics(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// A keeper is a partitioner that keeps every key on its partition, whatever
+// somebody does to the topic while the relay runs: a partition that was added
+// moves nothing, and ends the session before anything more is committed. The
+// next one begins with ensureTopics, which refuses.
+type keeper struct{ *publisher }
+
+// ForTopic implements [kgo.Partitioner].
+func (p keeper) ForTopic(topic string) kgo.TopicPartitioner {
+	byKey := kgo.StickyKeyPartitioner(nil).ForTopic(topic)
+	if topic == p.cfg.Namespace.Progress(p.cfg.Group) || failpoint.Mutant("relay.any-partitions") {
+		return byKey
+	}
+	return keeping{byKey, p.publisher, topic}
+}
+
+type keeping struct {
+	kgo.TopicPartitioner
+	*publisher
+	topic string
+}
+
+// Partition implements [kgo.TopicPartitioner].
+func (p keeping) Partition(r *kgo.Record, n int) int {
+	if n != p.cfg.Partitions {
+		err := fmt.Errorf("topic %s has %d partitions and the relay is configured for %d", p.topic, n, p.cfg.Partitions)
+		p.failed.CompareAndSwap(nil, &err)
+	}
+	return p.TopicPartitioner.Partition(r, min(n, p.cfg.Partitions))
 }
