@@ -12,6 +12,8 @@ import (
 func TestDefencesAreTested(t *testing.T) {
 	t.Parallel()
 	mutanttest.Run(t, map[string][]string{
-		"TestRow22DiskIsFull": {"store.disk-is-our-fault"},
+		"TestRow08UnknownOutcomeAndRetryMakeOneEvent":     {"store.no-keys"},
+		"TestRow21ParallelRequestsWithOneKeyMakeOneEvent": {"store.no-keys"},
+		"TestRow22DiskIsFull":                             {"store.disk-is-our-fault"},
 	})
 }

@@ -172,7 +172,7 @@ func TestRefusedRequestsLeaveTheirKeyFree(t *testing.T) {
 }
 
 // Two servers on one database, as behind a load balancer.
-func TestParallelRequestsWithOneKeyMakeOneEvent(t *testing.T) {
+func TestRow21ParallelRequestsWithOneKeyMakeOneEvent(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	servers := []*server{startAt(t, db.URL, store.Config{}), startAt(t, db.URL, store.Config{})}
@@ -285,7 +285,7 @@ func TestKeysExpire(t *testing.T) {
 // The connection to the database breaks around COMMIT: the server has
 // committed, or has not, and the API can't know. The request that is sent again
 // makes one event, and gets the answer of what took place.
-func TestUnknownOutcomeAndRetryMakeOneEvent(t *testing.T) {
+func TestRow08UnknownOutcomeAndRetryMakeOneEvent(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	proxy := newProxy(t, db.URL)

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"outflow/internal/failpoint"
 )
 
 // patience is how long anything may take on a busy machine before a test gives
@@ -32,7 +34,11 @@ var binaries = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	built = dir
-	out, err := exec.Command("go", "build", "-o", dir, "outflow/cmd/outflow", "outflow/cmd/outflow-dev").CombinedOutput()
+	args := []string{"build", "-o", dir}
+	if failpoint.Enabled {
+		args = append(args, "-tags", "failpoints")
+	}
+	out, err := exec.Command("go", append(args, "outflow/cmd/outflow", "outflow/cmd/outflow-dev")...).CombinedOutput()
 	if err != nil {
 		return dir, fmt.Errorf("build: %w\n%s", err, out)
 	}

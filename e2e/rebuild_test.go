@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"outflow/domain"
+	"outflow/internal/failpoint"
 )
 
 // Row 18 of the failure table, from outside: a rebuild is killed at five points
@@ -55,7 +56,7 @@ func TestRow18RebuildsAreKilledBesideLiveTraffic(t *testing.T) {
 		require.NoError(t, asleep.Signal(syscall.SIGSTOP))
 
 		killed := exec.Command(failing, "rebuild", "customers")
-		killed.Env = append(append(cleanEnv(), s.environ()...), "OUTFLOW_FAILPOINTS="+point+"=kill")
+		killed.Env = append(append(cleanEnv(), s.environ()...), failpoint.Env+"="+point+"=kill")
 		output, err := killed.CombinedOutput()
 		require.Error(t, err, "%s: %s", point, output)
 		status, ok := killed.ProcessState.Sys().(syscall.WaitStatus)

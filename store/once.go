@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"outflow/domain"
+	"outflow/internal/failpoint"
 )
 
 // KeyLife is how long the answer to a request with an idempotency key is kept.
@@ -64,6 +65,9 @@ type contextKey struct{}
 
 func (s *Store) keyOf(ctx context.Context) keyed {
 	k, _ := ctx.Value(contextKey{}).(*Key)
+	if failpoint.Mutant("store.no-keys") {
+		k = nil
+	}
 	return keyed{k, s.cfg.Now}
 }
 

@@ -2,15 +2,15 @@
 // makes it fail there: killed at the n-th pass, stopped, or with an error.
 //
 // Without the build tag "failpoints", [Hit] does nothing and costs nothing. With
-// it, the variable OUTFLOW_FAILPOINTS says what happens where:
+// it, the variable OUTFLOW_TEST_FAILPOINTS says what happens where:
 //
-//	OUTFLOW_FAILPOINTS='relay.produced=kill@3;relay.committed=error@1'
+//	OUTFLOW_TEST_FAILPOINTS='relay.produced=kill@3;relay.committed=error@1'
 //
 // The actions are kill (SIGKILL to itself: nothing is cleaned up), stop
 // (SIGSTOP: the process is paused until somebody continues it) and error ([Hit]
 // returns [ErrInjected] once). The number says at which pass, 1 if left out.
 //
-// With the tag, OUTFLOW_MUTANT names a defence that is left out, so that tests
+// With the tag, OUTFLOW_TEST_MUTANT names a defence that is left out, so that tests
 // can show that they would notice: code asks [Mutant].
 package failpoint
 
@@ -42,10 +42,10 @@ const (
 )
 
 // Env is the variable that says what happens where.
-const Env = "OUTFLOW_FAILPOINTS"
+const Env = "OUTFLOW_TEST_FAILPOINTS"
 
 // MutantEnv is the variable that names the defence to leave out.
-const MutantEnv = "OUTFLOW_MUTANT"
+const MutantEnv = "OUTFLOW_TEST_MUTANT"
 
 // ErrInjected is what the action "error" makes [Hit] return.
 var ErrInjected = errors.New("injected failure")
