@@ -194,7 +194,10 @@ func analyticsRoutes(r *analytics.Reader, s *store.Store) []route {
 }
 
 func windowDocs(otherwise string) *huma.Param {
-	s := pattern("", "^[0-9]+[smhd]$")
+	s := pattern("", "^0*("+
+		"([1-9][0-9]{0,5}|1[0-9]{6}|2[0-5][0-9]{5}|26[0-6][0-9]{4}|267[0-7][0-9]{3}|2678[0-3][0-9]{2}|2678400)s|"+
+		"([1-9][0-9]{0,3}|[1-3][0-9]{4}|4[0-3][0-9]{3}|44[0-5][0-9]{2}|446[0-3][0-9]|44640)m|"+
+		"([1-9][0-9]?|[1-6][0-9]{2}|7[0-3][0-9]|74[0-4])h|([1-9]|[12][0-9]|3[01])d)$")
 	return defaulting(inQuery("window", "How far back: a number of seconds, minutes, hours or days, from 1s to 31d.", s), otherwise)
 }
 

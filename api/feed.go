@@ -204,7 +204,7 @@ func feedDocs() huma.Operation {
 		&huma.Param{Name: "limit", In: "query", Example: defaultLimit,
 			Description: fmt.Sprintf("The most events to return. More than %d counts as %d.", maxLimit, maxLimit),
 			Schema:      &huma.Schema{Type: huma.TypeInteger, Minimum: new(1.0), Default: defaultLimit}},
-		inQuery("cursor", "The next_cursor of the page before, or the id of a server-sent event, with any filter; without it the list begins at its beginning.", characters("", 0, 0)),
+		inQuery("cursor", "The next_cursor of the page before, or the id of a server-sent event, with any filter; without it the list begins at its beginning.", characters("", 1, 0)),
 		&huma.Param{Name: "wait", In: "query", Example: "30s",
 			Description: fmt.Sprintf("How long to wait for the first event, in seconds. More than %ds counts as %ds.", maxWait/time.Second, maxWait/time.Second),
 			Schema:      &huma.Schema{Type: huma.TypeString, Pattern: "^[0-9]+s$", Default: "0s"}},

@@ -54,8 +54,8 @@ func orderFilter(p *params) store.OrderFilter {
 func customerFilterDocs() []*huma.Param {
 	return append([]*huma.Param{
 		inQuery("status", "Only customers of this standing.", enum("", customerStatuses...)),
-		inQuery("email", "Only the customer with this email, without regard to case.", characters("", 1, domain.MaxEmail)),
-		inQuery("name_prefix", "Only customers whose names begin with this, without regard to case.", characters("", 1, domain.MaxName)),
+		inQuery("email", "Only the customer with this email, without regard to case.", typed("", 1, domain.MaxEmail)),
+		inQuery("name_prefix", "Only customers whose names begin with this, without regard to case.", typed("", 1, domain.MaxName)),
 	}, periodDocs()...)
 }
 

@@ -186,7 +186,7 @@ func (p *params) text(name string, most int) string {
 		p.refuse(name, "must be valid UTF-8")
 	case utf8.RuneCountInString(s) > most:
 		p.refuse(name, "must be at most "+strconv.Itoa(most)+" characters long")
-	case strings.ContainsFunc(s, unicode.IsControl):
+	case strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || r == '\u2028' || r == '\u2029' }):
 		p.refuse(name, "must not contain control characters")
 	}
 	return s

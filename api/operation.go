@@ -167,8 +167,9 @@ func conditional(op huma.Operation) huma.Operation {
 		match += " A server may be configured to require it."
 	}
 	inHeader := func(name, description string) *huma.Param {
-		return &huma.Param{Name: name, In: "header", Description: description,
-			Schema: pattern("", `^(\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$`)}
+		s := pattern("", `^(\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$`)
+		s.MinLength = new(1)
+		return &huma.Param{Name: name, In: "header", Description: description, Schema: s}
 	}
 	op.Parameters = append(op.Parameters, inHeader("If-Match", match), inHeader("If-None-Match", none))
 	return op
@@ -212,7 +213,7 @@ func operation(tag, id, method, path, summary, description string) huma.Operatio
 		op.Parameters = append(op.Parameters, &huma.Param{Name: keyHeader, In: "header", Example: exampleKey,
 			Description: "A name of this request, unique among all requests, such as a UUID; bare or in quotes. Sent again within 24 hours, the request isn't carried out again: " +
 				"the answer is that of the first time, with " + replayedHeader + ": true. What was refused or failed leaves the key free.",
-			Schema: &huma.Schema{Type: huma.TypeString, MinLength: new(1), MaxLength: new(maxKey + 2), Pattern: "^[ -~]+$"}})
+			Schema: pattern("", fmt.Sprintf(`^([!#-~][ -~]{0,%d}|"([ !#-\[\]-~]|\\["\\]){1,%d}")$`, maxKey-1, maxKey))})
 	}
 	return op
 }
@@ -239,7 +240,7 @@ func (d *entityDocs) givesList(op *huma.Operation, schema string, item any) {
 			Schema:      &huma.Schema{Type: huma.TypeInteger, Minimum: new(1.0), Default: defaultLimit}},
 		&huma.Param{Name: "cursor", In: "query",
 			Description: "The next_cursor of the page before, with the same sort and filters; without it the list begins at its beginning.",
-			Schema:      &huma.Schema{Type: huma.TypeString}})
+			Schema:      characters("", 1, 0)})
 	headers := commonHeaders()
 	headers["Link"] = header("The next page (RFC 8288); absent on the last one.", "<"+op.Path+`?cursor=...>; rel="next"`)
 	op.Responses["200"] = &huma.Response{Description: "One page.", Headers: headers,

@@ -12,7 +12,7 @@ import (
 
 // Version is the version of the API's contract: what it says changes only
 // together with it.
-const Version = "1.6.0"
+const Version = "1.7.0"
 
 const about = `Customers and orders. Every change is committed together with an event that carries the state before and after, and that goes on to Kafka, in order and once.
 
@@ -60,7 +60,7 @@ func schemas() map[string]*huma.Schema {
 		"reason": readOnly(enum("Why it was rejected; absent unless it was.", domain.ReasonCustomerSuspended, domain.ReasonCustomerClosed, domain.ReasonCustomerDeleted,
 			domain.ReasonCurrencyNotAccepted, domain.ReasonLimitExceeded)),
 	})
-	line := func(what string) *huma.Schema { return characters(what, 0, domain.MaxAddressPart) }
+	line := func(what string) *huma.Schema { return typed(what, 0, domain.MaxAddressPart) }
 	address := properties{
 		"line1": line("Street and number."), "line2": line("What doesn't fit in line1."), "city": line("City or town."),
 		"region": line("State, province or county."), "postal_code": line("Postal code, as it is written there."),
@@ -76,8 +76,8 @@ func schemas() map[string]*huma.Schema {
 			suffix, optional = "Input", nullable
 		}
 		return properties{
-			"name":  characters("How the customer is addressed.", 1, domain.MaxName),
-			"email": email(), "phone": optional(characters("Free text: people write 1-800-FLOWERS.", 0, domain.MaxPhone)),
+			"name":  typed("How the customer is addressed.", 1, domain.MaxName),
+			"email": email(), "phone": optional(typed("Free text: people write 1-800-FLOWERS.", 0, domain.MaxPhone)),
 			"address": ref("Address" + suffix), "spending_limit": ref("Money" + suffix),
 			"status":   optional(enum("Only the orders of active customers are confirmed.", customerStatuses...)),
 			"metadata": optional(metadata(input)),
@@ -92,15 +92,17 @@ func schemas() map[string]*huma.Schema {
 		"items": {Type: huma.TypeArray, Description: "The order's lines.", Items: ref("Item"), MinItems: new(1), MaxItems: new(domain.MaxItems)},
 	}
 	item := properties{
-		"sku": characters("What is ordered.", 1, domain.MaxSKU), "name": characters("How a person would call it.", 0, domain.MaxName),
+		"sku": typed("What is ordered.", 1, domain.MaxSKU), "name": typed("How a person would call it.", 0, domain.MaxName),
 		"quantity": integer("How many.", 1, domain.MaxQuantity), "unit_price": integer("The price of one, in minor units of the order's currency.", 0, domain.MaxAmount),
 	}
 	all := map[string]*huma.Schema{
-		"Address":      record("A postal address; every part is optional.", address),
-		"AddressInput": nullable(record("A postal address; every part is optional.", nullables(address))),
-		"Money":        record("An amount of money.", money, "amount", "currency"),
-		"MoneyInput":   nullable(record("An amount of money.", money, "amount", "currency")),
-		"MoneyPatch":   nullable(record("An amount of money. Both parts are needed where there is no amount yet.", money)),
+		"Address": record("A postal address; every part is optional.", address),
+		"AddressInput": nullable(record("A postal address; every part is optional.", nullables(with(address, properties{
+			"country": pattern("ISO 3166-1 alpha-2 code, or empty.", "^([A-Z]{2})?$"),
+		})))),
+		"Money":      record("An amount of money.", money, "amount", "currency"),
+		"MoneyInput": nullable(record("An amount of money.", money, "amount", "currency")),
+		"MoneyPatch": nullable(record("An amount of money. Both parts are needed where there is no amount yet.", money)),
 
 		"Customer":            record("A customer.", with(customer(false), computed), append(sorted(computed), "name", "email", "status")...),
 		"CustomerInput":       record("A new customer.", input, "name", "email"),
@@ -178,18 +180,23 @@ func eventSchema() *huma.Schema {
 	return record("A change, as it was committed and as it goes to Kafka.", p, sorted(p)...)
 }
 
-// jsonPatchSchema says of the operations what all have in common: what else an
-// op needs is known only to the RFC.
+// jsonPatchSchema says what each op needs; what there must be at a path is known
+// only to the resource.
 func jsonPatchSchema() *huma.Schema {
 	place := func(what string) *huma.Schema { return pattern(what, "^(/([^~]|~[01])*)*$") }
-	op := record("One operation.", properties{
-		"op":    enum("What to do.", "add", "remove", "replace", "move", "copy", "test"),
-		"path":  place("Where, as a JSON Pointer (RFC 6901)."),
-		"from":  place("From where, for move and copy."),
-		"value": {Description: "The value, for add, replace and test."},
-	}, "op", "path")
-	op.AdditionalProperties = true
-	return &huma.Schema{Type: huma.TypeArray, Description: "Operations, applied in turn (RFC 6902).", Items: op}
+	op := func(description string, more properties, required []string, ops ...string) *huma.Schema {
+		s := record(description, with(more, properties{"op": enum("What to do.", ops...), "path": place("Where, as a JSON Pointer (RFC 6901).")}), append(required, "op", "path")...)
+		s.AdditionalProperties = true
+		return s
+	}
+	return &huma.Schema{Type: huma.TypeArray, Description: "Operations, applied in turn (RFC 6902).", Items: &huma.Schema{
+		Description: "One operation.",
+		OneOf: []*huma.Schema{
+			op("Puts or compares a value.", properties{"value": {Description: "The value."}}, []string{"value"}, "add", "replace", "test"),
+			op("Takes what is there away.", nil, nil, "remove"),
+			op("Takes the value from elsewhere.", properties{"from": place("From where, as a JSON Pointer.")}, []string{"from"}, "move", "copy"),
+		},
+	}}
 }
 
 func problemSchema() *huma.Schema {
@@ -224,6 +231,13 @@ func characters(description string, least, most int) *huma.Schema {
 	return s
 }
 
+// typed is characters that a person could have typed: none of them are controls.
+func typed(description string, least, most int) *huma.Schema {
+	s := characters(description, least, most)
+	s.Pattern = `^[^\u0000-\u001F\u007F-\u009F\u2028\u2029]*$`
+	return s
+}
+
 func email() *huma.Schema {
 	s := characters("The only one among customers, compared without regard to case.", 3, domain.MaxEmail)
 	s.Format = "email"
@@ -231,7 +245,7 @@ func email() *huma.Schema {
 }
 
 func metadata(input bool) *huma.Schema {
-	values := characters("", 0, domain.MaxMetadataValue)
+	values := typed("", 0, domain.MaxMetadataValue)
 	if input {
 		values = nullable(values)
 	}
@@ -292,7 +306,8 @@ func nullables(p properties) properties {
 }
 
 func with(a, b properties) properties {
-	all := maps.Clone(a)
+	all := properties{}
+	maps.Copy(all, a)
 	maps.Copy(all, b)
 	return all
 }

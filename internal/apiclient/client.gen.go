@@ -62,14 +62,22 @@ const (
 	Ready HealthStatus = "ready"
 )
 
-// Defines values for JSONPatchOp.
+// Defines values for JSONPatch0Op.
 const (
-	Add     JSONPatchOp = "add"
-	Copy    JSONPatchOp = "copy"
-	Move    JSONPatchOp = "move"
-	Remove  JSONPatchOp = "remove"
-	Replace JSONPatchOp = "replace"
-	Test    JSONPatchOp = "test"
+	Add     JSONPatch0Op = "add"
+	Replace JSONPatch0Op = "replace"
+	Test    JSONPatch0Op = "test"
+)
+
+// Defines values for JSONPatch1Op.
+const (
+	Remove JSONPatch1Op = "remove"
+)
+
+// Defines values for JSONPatch2Op.
+const (
+	Copy JSONPatch2Op = "copy"
+	Move JSONPatch2Op = "move"
 )
 
 // Defines values for OrderReason.
@@ -261,7 +269,7 @@ type AddressInput struct {
 	// City City or town.
 	City *string `json:"city,omitempty"`
 
-	// Country ISO 3166-1 alpha-2 code.
+	// Country ISO 3166-1 alpha-2 code, or empty.
 	Country *string `json:"country,omitempty"`
 
 	// Line1 Street and number.
@@ -553,23 +561,54 @@ type Item struct {
 // JSONPatch Operations, applied in turn (RFC 6902).
 type JSONPatch = []JSONPatch_Item
 
-// JSONPatchOp What to do.
-type JSONPatchOp string
-
-// JSONPatch_Item One operation.
-type JSONPatch_Item struct {
-	// From From where, for move and copy.
-	From *string `json:"from,omitempty"`
-
+// JSONPatch0 Puts or compares a value.
+type JSONPatch0 struct {
 	// Op What to do.
-	Op JSONPatchOp `json:"op"`
+	Op JSONPatch0Op `json:"op"`
 
 	// Path Where, as a JSON Pointer (RFC 6901).
 	Path string `json:"path"`
 
-	// Value The value, for add, replace and test.
-	Value                interface{}            `json:"value,omitempty"`
+	// Value The value.
+	Value                interface{}            `json:"value"`
 	AdditionalProperties map[string]interface{} `json:"-"`
+}
+
+// JSONPatch0Op What to do.
+type JSONPatch0Op string
+
+// JSONPatch1 Takes what is there away.
+type JSONPatch1 struct {
+	// Op What to do.
+	Op JSONPatch1Op `json:"op"`
+
+	// Path Where, as a JSON Pointer (RFC 6901).
+	Path                 string                 `json:"path"`
+	AdditionalProperties map[string]interface{} `json:"-"`
+}
+
+// JSONPatch1Op What to do.
+type JSONPatch1Op string
+
+// JSONPatch2 Takes the value from elsewhere.
+type JSONPatch2 struct {
+	// From From where, as a JSON Pointer.
+	From string `json:"from"`
+
+	// Op What to do.
+	Op JSONPatch2Op `json:"op"`
+
+	// Path Where, as a JSON Pointer (RFC 6901).
+	Path                 string                 `json:"path"`
+	AdditionalProperties map[string]interface{} `json:"-"`
+}
+
+// JSONPatch2Op What to do.
+type JSONPatch2Op string
+
+// JSONPatch_Item One operation.
+type JSONPatch_Item struct {
+	union json.RawMessage
 }
 
 // LatestTransactions A customer's latest transactions.
@@ -1364,37 +1403,29 @@ type UpdateOrderApplicationMergePatchPlusJSONRequestBody = OrderPatch
 // ReplaceOrderJSONRequestBody defines body for ReplaceOrder for application/json ContentType.
 type ReplaceOrderJSONRequestBody = OrderReplacement
 
-// Getter for additional properties for JSONPatch_Item. Returns the specified
+// Getter for additional properties for JSONPatch0. Returns the specified
 // element and whether it was found
-func (a JSONPatch_Item) Get(fieldName string) (value interface{}, found bool) {
+func (a JSONPatch0) Get(fieldName string) (value interface{}, found bool) {
 	if a.AdditionalProperties != nil {
 		value, found = a.AdditionalProperties[fieldName]
 	}
 	return
 }
 
-// Setter for additional properties for JSONPatch_Item
-func (a *JSONPatch_Item) Set(fieldName string, value interface{}) {
+// Setter for additional properties for JSONPatch0
+func (a *JSONPatch0) Set(fieldName string, value interface{}) {
 	if a.AdditionalProperties == nil {
 		a.AdditionalProperties = make(map[string]interface{})
 	}
 	a.AdditionalProperties[fieldName] = value
 }
 
-// Override default JSON handling for JSONPatch_Item to handle AdditionalProperties
-func (a *JSONPatch_Item) UnmarshalJSON(b []byte) error {
+// Override default JSON handling for JSONPatch0 to handle AdditionalProperties
+func (a *JSONPatch0) UnmarshalJSON(b []byte) error {
 	object := make(map[string]json.RawMessage)
 	err := json.Unmarshal(b, &object)
 	if err != nil {
 		return err
-	}
-
-	if raw, found := object["from"]; found {
-		err = json.Unmarshal(raw, &a.From)
-		if err != nil {
-			return fmt.Errorf("error reading 'from': %w", err)
-		}
-		delete(object, "from")
 	}
 
 	if raw, found := object["op"]; found {
@@ -1435,17 +1466,10 @@ func (a *JSONPatch_Item) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// Override default JSON handling for JSONPatch_Item to handle AdditionalProperties
-func (a JSONPatch_Item) MarshalJSON() ([]byte, error) {
+// Override default JSON handling for JSONPatch0 to handle AdditionalProperties
+func (a JSONPatch0) MarshalJSON() ([]byte, error) {
 	var err error
 	object := make(map[string]json.RawMessage)
-
-	if a.From != nil {
-		object["from"], err = json.Marshal(a.From)
-		if err != nil {
-			return nil, fmt.Errorf("error marshaling 'from': %w", err)
-		}
-	}
 
 	object["op"], err = json.Marshal(a.Op)
 	if err != nil {
@@ -1469,6 +1493,265 @@ func (a JSONPatch_Item) MarshalJSON() ([]byte, error) {
 		}
 	}
 	return json.Marshal(object)
+}
+
+// Getter for additional properties for JSONPatch1. Returns the specified
+// element and whether it was found
+func (a JSONPatch1) Get(fieldName string) (value interface{}, found bool) {
+	if a.AdditionalProperties != nil {
+		value, found = a.AdditionalProperties[fieldName]
+	}
+	return
+}
+
+// Setter for additional properties for JSONPatch1
+func (a *JSONPatch1) Set(fieldName string, value interface{}) {
+	if a.AdditionalProperties == nil {
+		a.AdditionalProperties = make(map[string]interface{})
+	}
+	a.AdditionalProperties[fieldName] = value
+}
+
+// Override default JSON handling for JSONPatch1 to handle AdditionalProperties
+func (a *JSONPatch1) UnmarshalJSON(b []byte) error {
+	object := make(map[string]json.RawMessage)
+	err := json.Unmarshal(b, &object)
+	if err != nil {
+		return err
+	}
+
+	if raw, found := object["op"]; found {
+		err = json.Unmarshal(raw, &a.Op)
+		if err != nil {
+			return fmt.Errorf("error reading 'op': %w", err)
+		}
+		delete(object, "op")
+	}
+
+	if raw, found := object["path"]; found {
+		err = json.Unmarshal(raw, &a.Path)
+		if err != nil {
+			return fmt.Errorf("error reading 'path': %w", err)
+		}
+		delete(object, "path")
+	}
+
+	if len(object) != 0 {
+		a.AdditionalProperties = make(map[string]interface{})
+		for fieldName, fieldBuf := range object {
+			var fieldVal interface{}
+			err := json.Unmarshal(fieldBuf, &fieldVal)
+			if err != nil {
+				return fmt.Errorf("error unmarshaling field %s: %w", fieldName, err)
+			}
+			a.AdditionalProperties[fieldName] = fieldVal
+		}
+	}
+	return nil
+}
+
+// Override default JSON handling for JSONPatch1 to handle AdditionalProperties
+func (a JSONPatch1) MarshalJSON() ([]byte, error) {
+	var err error
+	object := make(map[string]json.RawMessage)
+
+	object["op"], err = json.Marshal(a.Op)
+	if err != nil {
+		return nil, fmt.Errorf("error marshaling 'op': %w", err)
+	}
+
+	object["path"], err = json.Marshal(a.Path)
+	if err != nil {
+		return nil, fmt.Errorf("error marshaling 'path': %w", err)
+	}
+
+	for fieldName, field := range a.AdditionalProperties {
+		object[fieldName], err = json.Marshal(field)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling '%s': %w", fieldName, err)
+		}
+	}
+	return json.Marshal(object)
+}
+
+// Getter for additional properties for JSONPatch2. Returns the specified
+// element and whether it was found
+func (a JSONPatch2) Get(fieldName string) (value interface{}, found bool) {
+	if a.AdditionalProperties != nil {
+		value, found = a.AdditionalProperties[fieldName]
+	}
+	return
+}
+
+// Setter for additional properties for JSONPatch2
+func (a *JSONPatch2) Set(fieldName string, value interface{}) {
+	if a.AdditionalProperties == nil {
+		a.AdditionalProperties = make(map[string]interface{})
+	}
+	a.AdditionalProperties[fieldName] = value
+}
+
+// Override default JSON handling for JSONPatch2 to handle AdditionalProperties
+func (a *JSONPatch2) UnmarshalJSON(b []byte) error {
+	object := make(map[string]json.RawMessage)
+	err := json.Unmarshal(b, &object)
+	if err != nil {
+		return err
+	}
+
+	if raw, found := object["from"]; found {
+		err = json.Unmarshal(raw, &a.From)
+		if err != nil {
+			return fmt.Errorf("error reading 'from': %w", err)
+		}
+		delete(object, "from")
+	}
+
+	if raw, found := object["op"]; found {
+		err = json.Unmarshal(raw, &a.Op)
+		if err != nil {
+			return fmt.Errorf("error reading 'op': %w", err)
+		}
+		delete(object, "op")
+	}
+
+	if raw, found := object["path"]; found {
+		err = json.Unmarshal(raw, &a.Path)
+		if err != nil {
+			return fmt.Errorf("error reading 'path': %w", err)
+		}
+		delete(object, "path")
+	}
+
+	if len(object) != 0 {
+		a.AdditionalProperties = make(map[string]interface{})
+		for fieldName, fieldBuf := range object {
+			var fieldVal interface{}
+			err := json.Unmarshal(fieldBuf, &fieldVal)
+			if err != nil {
+				return fmt.Errorf("error unmarshaling field %s: %w", fieldName, err)
+			}
+			a.AdditionalProperties[fieldName] = fieldVal
+		}
+	}
+	return nil
+}
+
+// Override default JSON handling for JSONPatch2 to handle AdditionalProperties
+func (a JSONPatch2) MarshalJSON() ([]byte, error) {
+	var err error
+	object := make(map[string]json.RawMessage)
+
+	object["from"], err = json.Marshal(a.From)
+	if err != nil {
+		return nil, fmt.Errorf("error marshaling 'from': %w", err)
+	}
+
+	object["op"], err = json.Marshal(a.Op)
+	if err != nil {
+		return nil, fmt.Errorf("error marshaling 'op': %w", err)
+	}
+
+	object["path"], err = json.Marshal(a.Path)
+	if err != nil {
+		return nil, fmt.Errorf("error marshaling 'path': %w", err)
+	}
+
+	for fieldName, field := range a.AdditionalProperties {
+		object[fieldName], err = json.Marshal(field)
+		if err != nil {
+			return nil, fmt.Errorf("error marshaling '%s': %w", fieldName, err)
+		}
+	}
+	return json.Marshal(object)
+}
+
+// AsJSONPatch0 returns the union data inside the JSONPatch_Item as a JSONPatch0
+func (t JSONPatch_Item) AsJSONPatch0() (JSONPatch0, error) {
+	var body JSONPatch0
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromJSONPatch0 overwrites any union data inside the JSONPatch_Item as the provided JSONPatch0
+func (t *JSONPatch_Item) FromJSONPatch0(v JSONPatch0) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeJSONPatch0 performs a merge with any union data inside the JSONPatch_Item, using the provided JSONPatch0
+func (t *JSONPatch_Item) MergeJSONPatch0(v JSONPatch0) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+// AsJSONPatch1 returns the union data inside the JSONPatch_Item as a JSONPatch1
+func (t JSONPatch_Item) AsJSONPatch1() (JSONPatch1, error) {
+	var body JSONPatch1
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromJSONPatch1 overwrites any union data inside the JSONPatch_Item as the provided JSONPatch1
+func (t *JSONPatch_Item) FromJSONPatch1(v JSONPatch1) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeJSONPatch1 performs a merge with any union data inside the JSONPatch_Item, using the provided JSONPatch1
+func (t *JSONPatch_Item) MergeJSONPatch1(v JSONPatch1) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+// AsJSONPatch2 returns the union data inside the JSONPatch_Item as a JSONPatch2
+func (t JSONPatch_Item) AsJSONPatch2() (JSONPatch2, error) {
+	var body JSONPatch2
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromJSONPatch2 overwrites any union data inside the JSONPatch_Item as the provided JSONPatch2
+func (t *JSONPatch_Item) FromJSONPatch2(v JSONPatch2) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeJSONPatch2 performs a merge with any union data inside the JSONPatch_Item, using the provided JSONPatch2
+func (t *JSONPatch_Item) MergeJSONPatch2(v JSONPatch2) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+func (t JSONPatch_Item) MarshalJSON() ([]byte, error) {
+	b, err := t.union.MarshalJSON()
+	return b, err
+}
+
+func (t *JSONPatch_Item) UnmarshalJSON(b []byte) error {
+	err := t.union.UnmarshalJSON(b)
+	return err
 }
 
 // RequestEditorFn is the function signature for the RequestEditor callback function
