@@ -72,10 +72,12 @@ func TestHealthOfEveryPart(t *testing.T) {
 		t.Skip("starts servers")
 	}
 	s := startStack(t, t.TempDir(), "--services-only", "--ephemeral", "--listen", "127.0.0.1:0")
-	for part, metric := range map[string]string{
-		"api": "outflow_api_requests_total", "relay": "outflow_relay_active", "replicate": "outflow_consumer_joined",
-		"analyze": "outflow_consumer_lag_records", "confirm": "outflow_consumer_handled_total", "notify": "outflow_consumer_parked_total",
+	// The relay comes before the workers, who are not ready without its topics.
+	for _, row := range [][2]string{
+		{"api", "outflow_api_requests_total"}, {"relay", "outflow_relay_active"}, {"replicate", "outflow_consumer_joined"},
+		{"analyze", "outflow_consumer_lag_records"}, {"confirm", "outflow_consumer_handled_total"}, {"notify", "outflow_consumer_parked_total"},
 	} {
+		part, metric := row[0], row[1]
 		address := freeAddress(t)
 		env := s.environ("OUTFLOW_HEALTH_LISTEN=" + address)
 		_, stderr, status := runOnce(t, env, "outflow", "health")
