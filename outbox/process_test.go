@@ -152,8 +152,8 @@ func TestRow09MemoryIsBounded(t *testing.T) {
 	require.True(t, p.await(t, StateStreaming))
 	w.equal(t)
 	t.Logf("peak: %d MB streaming, %d MB catching up", streamed>>20, p.peak(t)>>20)
-	require.Less(t, streamed, int64(256<<20))
-	require.Less(t, p.peak(t), int64(256<<20))
+	require.Less(t, streamed, int64(memoryBound))
+	require.Less(t, p.peak(t), int64(memoryBound))
 }
 
 // A standby takes over from a relay that was killed, and from one that was

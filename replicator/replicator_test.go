@@ -116,13 +116,16 @@ func TestABackupCatchesUpFromWhereItIs(t *testing.T) {
 	s.Publish(t, customer(1, 2), customer(3, 1))
 	s.eventually("three", func() bool { return s.count("customers") == 3 && s.version("_customers", id(1)) == 2 })
 
-	// Put back while the replicator runs, in place.
-	for name, docs := range map[string][]bson.M{"_customers": documents, positionsCollection: places} {
+	// Put back while the replicator runs, in place, the positions last: once
+	// those are there it catches up, and what is put back after that is old.
+	putBack := func(name string, docs []bson.M) {
 		_, err := s.db.Collection(name).DeleteMany(t.Context(), bson.D{})
 		require.NoError(t, err)
 		_, err = s.db.Collection(name).InsertMany(t.Context(), docs)
 		require.NoError(t, err)
 	}
+	putBack("_customers", documents)
+	putBack(positionsCollection, places)
 	s.eventually("caught up", func() bool { return s.count("customers") == 3 && s.version("_customers", id(1)) == 2 })
 }
 
