@@ -55,14 +55,7 @@ func (s *session) step() {
 		return
 	}
 	s.throttle()
-	if err := failpoint.Hit(failpoint.ConsumerSave); err != nil {
-		s.fail(&restartError{err})
-		return
-	}
 	s.save()
-	if err := failpoint.Hit(failpoint.ConsumerSaved); err != nil {
-		s.fail(&restartError{err})
-	}
 }
 
 // wake is when to stop waiting for records, because something else is due.
@@ -398,7 +391,13 @@ func (s *session) save() {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), requestTimeout)
 	defer cancel()
-	err := s.positions.Save(ctx, changed)
+	err := failpoint.Hit(failpoint.ConsumerSave)
+	if err == nil {
+		err = s.positions.Save(ctx, changed)
+	}
+	if err == nil {
+		err = failpoint.Hit(failpoint.ConsumerSaved)
+	}
 	switch {
 	case errors.Is(err, ErrPositionsMoved):
 		s.fail(&restartError{err})
