@@ -99,6 +99,14 @@ func TestADroppedReplicaIsFilledAgain(t *testing.T) {
 	}
 }
 
+// read is how many records positions are past.
+func read(positions []bson.M) (n int64) {
+	for _, p := range positions {
+		n += p["next"].(int64)
+	}
+	return n
+}
+
 func TestABackupCatchesUpFromWhereItIs(t *testing.T) {
 	s := newSystem(t)
 	stop := s.run()
@@ -116,8 +124,14 @@ func TestABackupCatchesUpFromWhereItIs(t *testing.T) {
 	s.Publish(t, customer(1, 2), customer(3, 1))
 	s.eventually("three", func() bool { return s.count("customers") == 3 && s.version("_customers", id(1)) == 2 })
 
-	// Put back while the replicator runs, in place, the positions last: once
-	// those are there it catches up, and what is put back after that is old.
+	// Put back while the replicator runs but has nothing in hand, in place, the
+	// positions last: once those are there it catches up, and what is put back
+	// after that is old.
+	s.eventually("positions follow", func() bool {
+		var now []bson.M
+		c, err := s.db.Collection(positionsCollection).Find(t.Context(), bson.D{})
+		return err == nil && c.All(t.Context(), &now) == nil && read(now) == read(places)+2
+	})
 	putBack := func(name string, docs []bson.M) {
 		_, err := s.db.Collection(name).DeleteMany(t.Context(), bson.D{})
 		require.NoError(t, err)
