@@ -43,9 +43,10 @@ type control struct {
 	Held   []held  `bson:"held"`   // keys whose events are left out
 	Done   int64   `bson:"done"`   // how many events were applied
 
-	Attempt    int64   `bson:"attempt"`    // when pausing: tells the answers to this pause from others
-	Handover   []place `bson:"handover"`   // when swapping: what the positions are going to be
-	Generation int64   `bson:"generation"` // and theirs
+	Attempt    int64    `bson:"attempt"`           // when pausing: tells the answers to this pause from others
+	Answers    []string `bson:"answers,omitempty"` // of the workers that wait; only they write it
+	Handover   []place  `bson:"handover"`          // when swapping: what the positions are going to be
+	Generation int64    `bson:"generation"`        // and theirs
 }
 
 // place is a position in a partition.
@@ -98,10 +99,12 @@ func (j *Job) write(ctx context.Context, c *control, change func(*control)) erro
 	if change != nil {
 		change(&next)
 	}
+	next.Answers = nil
 	next.Beat++
-	done, err := j.controls().ReplaceOne(ctx, bson.D{
+	// What workers have answered stays as it is.
+	done, err := j.controls().UpdateOne(ctx, bson.D{
 		{Key: "_id", Value: c.ID}, {Key: "run", Value: c.Run}, {Key: "owner", Value: c.Owner}, {Key: "beat", Value: c.Beat},
-	}, next)
+	}, bson.D{{Key: "$set", Value: next}})
 	switch {
 	case err != nil:
 		return fmt.Errorf("write %s: %w", controlCollection, err)
@@ -127,9 +130,9 @@ func (j *Job) create(ctx context.Context, c *control) error {
 	return nil
 }
 
-// forget removes the record of a run, and what workers said about it.
+// forget removes the record of a run.
 func (j *Job) forget(ctx context.Context, run string) error {
-	_, err := j.controls().DeleteMany(ctx, bson.D{{Key: "run", Value: run}})
+	_, err := j.controls().DeleteOne(ctx, bson.D{{Key: "_id", Value: j.Name}, {Key: "run", Value: run}})
 	if err != nil {
 		return fmt.Errorf("write %s: %w", controlCollection, err)
 	}

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
-	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
 	"outflow/internal/consumer"
 )
@@ -27,14 +26,8 @@ type Gate struct {
 
 const pollInterval = 20 * time.Millisecond
 
-// answer is a worker's document in the control collection: it waits.
-type answer struct {
-	ID      string `bson:"_id"`
-	Run     string `bson:"run"`
-	Attempt int64  `bson:"attempt"`
-}
-
-func answerID(job string, p consumer.Partition) string { return job + " waits in " + p.String() }
+// answer is what a worker says that waits with a partition.
+func (c *control) answer(p consumer.Partition) string { return fmt.Sprintf("%d %s", c.Attempt, p) }
 
 // Await returns once no rebuild pauses the partitions or swaps what is made of
 // them; waited says whether there was one. It completes a swap that was decided.
@@ -99,13 +92,18 @@ func (g *Gate) silent(beat int64) bool {
 	return time.Since(g.since) > patience
 }
 
+// answer says in the rebuild's record that the partitions wait. An answer that
+// comes late finds no record to be written to, so it leaves nothing behind.
 func (g *Gate) answer(ctx context.Context, c *control, partitions []consumer.Partition) error {
+	var answers bson.A
 	for _, p := range partitions {
-		a := answer{ID: answerID(c.ID, p), Run: c.Run, Attempt: c.Attempt}
-		_, err := g.Job.controls().ReplaceOne(ctx, bson.D{{Key: "_id", Value: a.ID}}, a, options.Replace().SetUpsert(true))
-		if err != nil {
-			return fmt.Errorf("answer a rebuild: %w", err)
-		}
+		answers = append(answers, c.answer(p))
+	}
+	_, err := g.Job.controls().UpdateOne(ctx,
+		bson.D{{Key: "_id", Value: c.ID}, {Key: "run", Value: c.Run}, {Key: "attempt", Value: c.Attempt}, {Key: "phase", Value: pausing}},
+		bson.D{{Key: "$addToSet", Value: bson.D{{Key: "answers", Value: bson.D{{Key: "$each", Value: answers}}}}}})
+	if err != nil {
+		return fmt.Errorf("answer a rebuild: %w", err)
 	}
 	return nil
 }

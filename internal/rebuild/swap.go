@@ -120,21 +120,9 @@ func (r *runner) awaitAnswers(ctx context.Context) error {
 			return err
 		}
 		if settled {
-			var ids bson.A
-			for _, p := range owned {
-				ids = append(ids, answerID(r.Name, p))
-			}
-			if len(ids) == 0 {
-				return nil
-			}
-			n, err := r.controls().CountDocuments(ctx, bson.D{
-				{Key: "_id", Value: bson.D{{Key: "$in", Value: ids}}}, {Key: "run", Value: r.c.Run}, {Key: "attempt", Value: r.c.Attempt},
-			})
-			if err != nil {
-				return fmt.Errorf("read %s: %w", controlCollection, err)
-			}
-			if n == int64(len(ids)) {
-				return nil
+			all, err := r.answered(ctx, owned)
+			if all || err != nil {
+				return err
 			}
 		}
 		if time.Now().After(deadline) {
@@ -147,6 +135,20 @@ func (r *runner) awaitAnswers(ctx context.Context) error {
 		case <-time.After(2 * pollInterval):
 		}
 	}
+}
+
+// answered reports whether the workers that have the partitions all wait.
+func (r *runner) answered(ctx context.Context, owned []consumer.Partition) (bool, error) {
+	now, err := r.read(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, p := range owned {
+		if now == nil || !slices.Contains(now.Answers, r.c.answer(p)) {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // owned returns the partitions that workers have; settled is false while they
