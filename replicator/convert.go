@@ -1,12 +1,12 @@
 package replicator
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -23,9 +23,19 @@ var dates = map[string]bool{"created_at": true, "updated_at": true}
 // e is applied: the entity, or its tombstone. An entity's fields are those of
 // e.After, also those that this version of outflow doesn't know.
 func Document(e domain.Event) (bson.Raw, error) {
-	b := make([]byte, 0, len(e.After)+len(e.After)/2+128)
+	if e.After != nil && !json.Valid(e.After) {
+		var v any
+		return nil, fmt.Errorf("convert the entity: %w", json.Unmarshal(e.After, &v))
+	}
+	return AppendDocument(make([]byte, 0, len(e.After)+len(e.After)/4+128), e)
+}
+
+// AppendDocument appends what [Document] returns to b, which has to be empty.
+// Here e.After has to be valid JSON, as what PostgreSQL holds is.
+func AppendDocument(b []byte, e domain.Event) (bson.Raw, error) {
+	id := e.AggregateID.String()
 	_, b = bsoncore.AppendDocumentStart(b)
-	b = bsoncore.AppendStringElement(b, "_id", e.AggregateID.String())
+	b = bsoncore.AppendStringElement(b, "_id", id)
 	version := e.AggregateVersion
 	if e.After == nil && failpoint.Mutant("replicator.weak-tombstone") {
 		version = 0
@@ -34,129 +44,118 @@ func Document(e domain.Event) (bson.Raw, error) {
 	if e.After == nil {
 		b = bsoncore.AppendTimeElement(b, "deleted_at", e.OccurredAt)
 	} else {
-		d := json.NewDecoder(bytes.NewReader(e.After))
-		d.UseNumber()
 		var err error
-		if b, err = appendEntity(b, d, e); err != nil {
+		if b, err = appendEntity(b, e.After, id, e.AggregateVersion); err != nil {
 			return nil, fmt.Errorf("convert the entity: %w", err)
 		}
 	}
 	return bsoncore.AppendDocumentEnd(b, 0)
 }
 
-func appendEntity(b []byte, d *json.Decoder, e domain.Event) ([]byte, error) {
-	if open, err := d.Token(); err != nil || open != json.Delim('{') {
-		return nil, errors.Join(errors.New("not a JSON object"), err)
+func appendEntity(b []byte, after json.RawMessage, id string, version int64) ([]byte, error) {
+	s := &scanner{json: string(after), names: make([]string, 0, 24)}
+	if s.next() != '{' {
+		return nil, errors.New("not a JSON object")
 	}
 	var named bool
-	b, err := appendMembers(b, d, func(b []byte, key string, value json.Token) ([]byte, error) {
+	b, err := appendMembers(b, s, func(b []byte, key string) ([]byte, error) {
 		switch key {
 		case "id":
-			if named = value == e.AggregateID.String(); !named {
+			if named = s.next() == '"' && s.text() == id; !named {
 				return nil, errors.New("id is another entity's than the event's")
 			}
 			return b, nil
 		case "version":
-			if value != json.Number(strconv.FormatInt(e.AggregateVersion, 10)) {
+			if s.number() != strconv.FormatInt(version, 10) {
 				return nil, errors.New("version is another than the event's")
 			}
 			return b, nil
 		case "_id", "deleted_at":
 			return nil, fmt.Errorf("%s means something else in a replica", key)
 		}
-		if s, ok := value.(string); ok && dates[key] {
-			at, err := time.Parse(time.RFC3339Nano, s)
+		if dates[key] && s.next() == '"' {
+			at, err := time.Parse(time.RFC3339Nano, s.text())
 			if err != nil {
 				return nil, fmt.Errorf("%s is not a time", key)
 			}
 			return bsoncore.AppendTimeElement(b, key, at), nil
 		}
-		return appendValue(b, d, key, value)
+		return appendValue(b, s, key)
 	})
-	switch {
-	case err != nil:
-		return nil, err
-	case !named:
-		return nil, errors.New("id is missing")
+	if err == nil && !named {
+		err = errors.New("id is missing")
 	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("more than a JSON object")
-	}
-	return b, nil
-}
-
-// appendMembers appends the members of an object whose opening brace was read,
-// and reads its closing one. BSON leaves the meaning of a name that comes twice
-// open, so that is an error.
-func appendMembers(b []byte, d *json.Decoder, member func(b []byte, key string, value json.Token) ([]byte, error)) ([]byte, error) {
-	seen := map[string]bool{}
-	for d.More() {
-		token, err := d.Token()
-		if err != nil {
-			return nil, err
-		}
-		key := token.(string) // as the decoder guarantees
-		if seen[key] {
-			return nil, fmt.Errorf("a name comes twice in an object")
-		}
-		seen[key] = true
-		if bytes.IndexByte([]byte(key), 0) >= 0 {
-			return nil, errors.New("a name holds a NUL, which BSON can't")
-		}
-		value, err := d.Token()
-		if err != nil {
-			return nil, err
-		}
-		if b, err = member(b, key, value); err != nil {
-			return nil, err
-		}
-	}
-	_, err := d.Token()
 	return b, err
 }
 
-func appendValue(b []byte, d *json.Decoder, key string, value json.Token) ([]byte, error) {
-	switch v := value.(type) {
-	case nil:
-		return bsoncore.AppendNullElement(b, key), nil
-	case bool:
-		return bsoncore.AppendBooleanElement(b, key, v), nil
-	case string:
-		return bsoncore.AppendStringElement(b, key, v), nil
-	case json.Number:
-		return appendNumber(b, key, string(v))
-	case json.Delim:
-		var at int32
-		var err error
-		if v == '{' {
-			at, b = bsoncore.AppendDocumentElementStart(b, key)
-			b, err = appendMembers(b, d, func(b []byte, key string, value json.Token) ([]byte, error) {
-				return appendValue(b, d, key, value)
-			})
-		} else {
-			at, b = bsoncore.AppendArrayElementStart(b, key)
-			b, err = appendElements(b, d)
+// appendMembers appends the members of an object. BSON leaves the meaning of a
+// name that comes twice open, so that is an error.
+func appendMembers(b []byte, s *scanner, member func(b []byte, key string) ([]byte, error)) ([]byte, error) {
+	first := len(s.names)
+	for s.open(); s.more('}'); {
+		key := s.text()
+		if strings.IndexByte(key, 0) >= 0 {
+			return nil, errors.New("a name holds a NUL, which BSON can't")
 		}
+		s.names = append(s.names, key)
+		var err error
+		if b, err = member(b, key); err != nil {
+			return nil, err
+		}
+	}
+	if twice(s.names[first:]) {
+		return nil, errors.New("a name comes twice in an object")
+	}
+	s.names = s.names[:first]
+	return b, nil
+}
+
+// twice reports whether a name comes twice; the names are in another order then.
+func twice(names []string) bool {
+	if len(names) > 20 {
+		slices.Sort(names)
+		return len(slices.Compact(names)) < len(names)
+	}
+	for i, name := range names {
+		if slices.Contains(names[:i], name) {
+			return true
+		}
+	}
+	return false
+}
+
+func appendValue(b []byte, s *scanner, key string) ([]byte, error) {
+	switch s.next() {
+	case 'n':
+		s.skip("null")
+		return bsoncore.AppendNullElement(b, key), nil
+	case 't':
+		s.skip("true")
+		return bsoncore.AppendBooleanElement(b, key, true), nil
+	case 'f':
+		s.skip("false")
+		return bsoncore.AppendBooleanElement(b, key, false), nil
+	case '"':
+		return bsoncore.AppendStringElement(b, key, s.text()), nil
+	case '{':
+		at, b := bsoncore.AppendDocumentElementStart(b, key)
+		b, err := appendMembers(b, s, func(b []byte, key string) ([]byte, error) { return appendValue(b, s, key) })
 		if err != nil {
 			return nil, err
 		}
 		return bsoncore.AppendDocumentEnd(b, at)
-	}
-	return nil, fmt.Errorf("unexpected %T", value)
-}
-
-func appendElements(b []byte, d *json.Decoder) ([]byte, error) {
-	for i := 0; d.More(); i++ {
-		value, err := d.Token()
-		if err != nil {
-			return nil, err
+	case '[':
+		at, b := bsoncore.AppendArrayElementStart(b, key)
+		s.open()
+		for i := 0; s.more(']'); i++ {
+			var err error
+			if b, err = appendValue(b, s, strconv.Itoa(i)); err != nil {
+				return nil, err
+			}
 		}
-		if b, err = appendValue(b, d, strconv.Itoa(i), value); err != nil {
-			return nil, err
-		}
+		return bsoncore.AppendArrayEnd(b, at)
 	}
-	_, err := d.Token()
-	return b, err
+	return appendNumber(b, key, s.number())
 }
 
 // appendNumber keeps numbers exact: a long when it is one, a double when that

@@ -1,8 +1,11 @@
 package replicator
 
 import (
+	"bytes"
 	"encoding/json"
+	"strconv"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -76,6 +79,7 @@ func TestWhatCannotBeConvertedIsRefused(t *testing.T) {
 func FuzzDocument(f *testing.F) {
 	f.Add([]byte(`{"a":[1.5,{"b":null}],"c":"\u00e9"}`))
 	f.Add([]byte(`{"a":1e-7,"a":true}`))
+	f.Add([]byte(`{ "a" : [ ] , "\"\\" : { } , "b" : "\ud800\"", "c":"` + "\xff" + `" , "d":[[-0.0e+1 ,2]] }`))
 	f.Fuzz(func(t *testing.T, fields []byte) {
 		if len(fields) < 2 || fields[0] != '{' {
 			return
@@ -86,11 +90,76 @@ func FuzzDocument(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if !json.Valid(e.After) {
-			t.Fatalf("converted what is not JSON: %q", e.After)
-		}
 		if err := raw.Validate(); err != nil {
 			t.Fatalf("not BSON: %v", err)
 		}
+		d := json.NewDecoder(bytes.NewReader(e.After))
+		d.UseNumber()
+		var want map[string]any
+		if err := d.Decode(&want); err != nil || d.More() {
+			t.Fatalf("converted what is not JSON: %q: %v", e.After, err)
+		}
+		want["_id"], want["version"] = want["id"], json.Number("7")
+		delete(want, "id")
+		requireSays(t, want, bson.RawValue{Type: bson.TypeEmbeddedDocument, Value: raw})
 	})
+}
+
+// requireSays compares what encoding/json makes of JSON with what it became in
+// BSON.
+func requireSays(t *testing.T, want any, got bson.RawValue) {
+	t.Helper()
+	switch want := want.(type) {
+	case map[string]any:
+		elements, err := got.Document().Elements()
+		require.NoError(t, err)
+		require.Len(t, elements, len(want))
+		for _, e := range elements {
+			requireSays(t, want[e.Key()], e.Value())
+		}
+	case []any:
+		values, err := got.Array().Values()
+		require.NoError(t, err)
+		require.Len(t, values, len(want))
+		for i, v := range values {
+			requireSays(t, want[i], v)
+		}
+	case string:
+		if at, ok := got.TimeOK(); ok {
+			then, err := time.Parse(time.RFC3339Nano, want)
+			require.NoError(t, err)
+			require.Equal(t, then.UnixMilli(), at.UnixMilli())
+			return
+		}
+		require.Equal(t, want, got.StringValue())
+	case json.Number:
+		exact, err := bson.ParseDecimal128(string(want))
+		require.NoError(t, err)
+		number := got.String()
+		if f, ok := got.DoubleOK(); ok {
+			number = strconv.FormatFloat(f, 'g', -1, 64)
+		} else if n, ok := got.Int64OK(); ok {
+			number = strconv.FormatInt(n, 10)
+		} else if d, ok := got.Decimal128OK(); ok {
+			number = d.String()
+		}
+		same, err := bson.ParseDecimal128(number)
+		require.NoError(t, err)
+		require.True(t, equal(exact, same), "%s became %s", want, number)
+	case bool:
+		require.Equal(t, want, got.Boolean())
+	case nil:
+		require.Equal(t, bson.TypeNull, got.Type)
+	}
+}
+
+func BenchmarkDocument(b *testing.B) {
+	e := entity(`{'id':'` + id(1).String() + `','version':7,'name':'Ada Lovelace','email':'ada@example.com','phone':'+44 20 7946 0000',
+		'address':{'line1':'12 St James Square','city':'London','postal_code':'SW1Y 4LE','country':'GB'},'status':'active',
+		'spending_limit':{'amount':100000,'currency':'EUR'},'created_at':'2026-11-21T05:05:06.789Z','updated_at':'2026-11-21T05:05:06.789Z'}`)
+	for b.Loop() {
+		if _, err := Document(e); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

@@ -2,27 +2,38 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"outflow/domain"
 )
 
 // The states of rows, deleted ones included, for whoever compares copies with
-// them. Both read by primary key, so that a page costs the same anywhere.
+// them: id, version, and when it was deleted; then the members of the entity's
+// JSON by their names and in their order, NULL for those that it leaves out.
+// That is all there is to a state, so rows become JSON without being decoded,
+// which takes as long as everything else in a comparison.
 const (
-	selectCustomerStates = `SELECT ` + customerColumns + `, c.deleted_at FROM customers c`
-	selectOrderStates    = `SELECT ` + orderColumns + `, o.deleted_at FROM orders o`
+	selectCustomerStates = `SELECT c.id, c.version, c.deleted_at,
+    c.id, c.version, c.name, c.email, NULLIF(c.phone, '') AS phone, c.address, c.status,
+    CASE WHEN c.spending_limit_amount IS NOT NULL
+        THEN json_build_object('amount', c.spending_limit_amount, 'currency', c.spending_limit_currency) END AS spending_limit,
+    CASE WHEN c.metadata::text <> '{}' THEN c.metadata END AS metadata, c.created_at, c.updated_at
+FROM customers c`
+	selectOrderStates = `SELECT o.id, o.version, o.deleted_at,
+    o.id, o.version, o.customer_id, o.currency, o.items, o.total, o.status, NULLIF(o.reason, '') AS reason, o.created_at, o.updated_at
+FROM orders o`
 )
 
 // States returns the state of up to limit customers or orders whose ids come
 // after one, in the order of their ids, deleted ones included. A state is what
-// the entity's last event says, without its id, type, before and metadata:
-// After is nil once the entity is deleted.
+// the entity's last event says, without its id, type, key, before and metadata, and
+// with the time of a deletion alone: After is nil once the entity is deleted.
 func (s *Store) States(ctx context.Context, aggregateType string, after domain.ID, limit int) ([]domain.Event, error) {
 	return s.states(ctx, aggregateType, ` WHERE %[1]s.id > $1 ORDER BY %[1]s.id LIMIT $2`, uuidOf(after), limit)
 }
@@ -37,12 +48,10 @@ func (s *Store) states(ctx context.Context, aggregateType, where string, args ..
 	const doing = "read the states of entities"
 	var rows pgx.Rows
 	var err error
-	scan := scanCustomerState
 	switch aggregateType {
 	case domain.AggregateCustomer:
 		rows, err = s.pool.Query(ctx, selectCustomerStates+fmt.Sprintf(where, "c"), args...)
 	case domain.AggregateOrder:
-		scan = scanOrderState
 		rows, err = s.pool.Query(ctx, selectOrderStates+fmt.Sprintf(where, "o"), args...)
 	default:
 		return nil, fmt.Errorf("%s: there are none of type %s", doing, aggregateType)
@@ -50,38 +59,101 @@ func (s *Store) states(ctx context.Context, aggregateType, where string, args ..
 	if err != nil {
 		return nil, wrap(doing, err)
 	}
-	found, err := collect(rows, scan)
+	r, err := newStateRow(aggregateType, rows.FieldDescriptions())
+	if err != nil {
+		rows.Close()
+		return nil, wrap(doing, err)
+	}
+	found, err := collect(rows, r.scan)
 	return found, wrap(doing, err)
 }
 
-func scanCustomerState(row pgx.Row) (domain.Event, error) {
-	var deletedAt *time.Time
-	c, err := scanCustomer(row, &deletedAt)
-	if err != nil {
-		return domain.Event{}, err
-	}
-	return stateOf(domain.AggregateCustomer, c.ID, c.Version, c.UpdatedAt, deletedAt, c)
+// stateRow makes events of rows.
+type stateRow struct {
+	aggregateType string
+	id            pgtype.UUID
+	version       int64
+	deletedAt     pgtype.Timestamptz
+	members       []member
+	targets       []any // what a row is scanned into
 }
 
-func scanOrderState(row pgx.Row) (domain.Event, error) {
-	var deletedAt *time.Time
-	var r orderRow
-	if err := row.Scan(append(r.targets(), &deletedAt)...); err != nil {
-		return domain.Event{}, err
-	}
-	o := r.order()
-	return stateOf(domain.AggregateOrder, o.ID, o.Version, o.UpdatedAt, deletedAt, o)
+// member is a member of an entity's JSON.
+type member struct {
+	name  string                // and the colon after it
+	value func(b []byte) []byte // appends it; nothing when it is left out
 }
 
-func stateOf(aggregateType string, id domain.ID, version int64, updatedAt time.Time, deletedAt *time.Time, entity any) (domain.Event, error) {
-	e := domain.Event{AggregateType: aggregateType, AggregateID: id, AggregateVersion: version, Key: id.String(), OccurredAt: updatedAt}
-	if deletedAt != nil {
-		e.OccurredAt = deletedAt.UTC()
+func newStateRow(aggregateType string, columns []pgconn.FieldDescription) (*stateRow, error) {
+	r := &stateRow{aggregateType: aggregateType}
+	r.targets = []any{&r.id, &r.version, &r.deletedAt}
+	for _, c := range columns[len(r.targets):] {
+		m := member{name: `"` + c.Name + `":`}
+		var target any
+		switch c.DataTypeOID {
+		case pgtype.UUIDOID:
+			var v pgtype.UUID
+			target, m.value = &v, func(b []byte) []byte { return appendQuoted(b, domain.ID(v.Bytes).String(), v.Valid) }
+		case pgtype.TextOID:
+			var v pgtype.Text
+			target, m.value = &v, func(b []byte) []byte { return appendQuoted(b, v.String, v.Valid) }
+		case pgtype.TimestamptzOID:
+			var v pgtype.Timestamptz
+			target, m.value = &v, func(b []byte) []byte { return appendQuoted(b, v.Time.UTC().Format(time.RFC3339Nano), v.Valid) }
+		case pgtype.JSONOID:
+			var v []byte
+			target, m.value = &v, func(b []byte) []byte { return append(b, v...) }
+		case pgtype.Int8OID:
+			var v pgtype.Int8
+			target, m.value = &v, func(b []byte) []byte {
+				if !v.Valid {
+					return b
+				}
+				return strconv.AppendInt(b, v.Int64, 10)
+			}
+		default:
+			return nil, fmt.Errorf("column %s has a type that states don't have", c.Name)
+		}
+		r.targets, r.members = append(r.targets, target), append(r.members, m)
+	}
+	return r, nil
+}
+
+func (r *stateRow) scan(row pgx.Row) (domain.Event, error) {
+	if err := row.Scan(r.targets...); err != nil {
+		return domain.Event{}, err
+	}
+	e := domain.Event{AggregateType: r.aggregateType, AggregateID: r.id.Bytes, AggregateVersion: r.version}
+	if r.deletedAt.Valid {
+		e.OccurredAt = r.deletedAt.Time.UTC()
 		return e, nil
 	}
-	var err error
-	e.After, err = json.Marshal(entity)
-	return e, err
+	b := make([]byte, 0, 512)
+	for _, m := range r.members {
+		before := len(b)
+		b = append(append(b, ','), m.name...)
+		value := len(b)
+		if b = m.value(b); len(b) == value {
+			b = b[:before]
+		}
+	}
+	b[0] = '{' // the first comma
+	e.After = append(b, '}')
+	return e, nil
+}
+
+// appendQuoted appends a string, which PostgreSQL has found to be UTF-8, as
+// JSON; nothing when it isn't valid.
+func appendQuoted(b []byte, s string, valid bool) []byte {
+	if !valid {
+		return b
+	}
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c == '"' || c == '\\' {
+			return append(b, jsonOf(s, false)...)
+		}
+	}
+	return append(append(append(b, '"'), s...), '"')
 }
 
 const selectEvents = `SELECT o.event_id, o.aggregate_type, o.aggregate_id, o.aggregate_version, o.type, o.key, o.before, o.after, o.metadata, o.occurred_at

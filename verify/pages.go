@@ -2,7 +2,7 @@ package verify
 
 import "context"
 
-// reader reads one side of a comparison, a page ahead of who compares.
+// reader reads one side of a comparison, some pages ahead of who compares.
 type reader[T any] struct {
 	pages chan []T
 	page  []T
@@ -12,7 +12,7 @@ type reader[T any] struct {
 // pages reads until fetch returns nothing. fetch gets what it returned for
 // the page before: where that ended.
 func pages[T, K any](ctx context.Context, first K, fetch func(context.Context, K) ([]T, K, error)) *reader[T] {
-	r := &reader[T]{pages: make(chan []T, 1)}
+	r := &reader[T]{pages: make(chan []T, 3)}
 	go func() {
 		defer close(r.pages)
 		for last := first; ; {

@@ -157,7 +157,7 @@ func (v *Replica) compare(ctx context.Context) error {
 			after = "$gte"
 		}
 		filter := bson.D{{Key: "_id", Value: bson.D{{Key: after, Value: last}}}}
-		page, err := v.find(ctx, filter, options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(pageRows))
+		page, err := v.find(ctx, filter, options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(pageRows).SetBatchSize(pageRows))
 		if len(page) > 0 {
 			last = page[len(page)-1].Lookup("_id").StringValue()
 		}
@@ -165,6 +165,8 @@ func (v *Replica) compare(ctx context.Context) error {
 	})
 	defer replica.stop(cancel)
 
+	var want bson.Raw
+	var err error
 	row, doc := source.next(), replica.next()
 	for row != nil || doc != nil {
 		var id string
@@ -177,8 +179,7 @@ func (v *Replica) compare(ctx context.Context) error {
 		case c > 0:
 			v.suspects[id] = suspect{}
 		default:
-			want, err := replicator.Document(*row)
-			if err != nil {
+			if want, err = replicator.AppendDocument(want[:0], *row); err != nil {
 				return fmt.Errorf("convert %s %s: %w", v.typ, id, err)
 			}
 			if !same(want, *doc) {
@@ -199,10 +200,10 @@ func (v *Replica) compare(ctx context.Context) error {
 			}
 		}
 	}
-	if err := errors.Join(source.err, replica.err); err != nil {
+	if err = errors.Join(source.err, replica.err); err != nil {
 		return err
 	}
-	if err := v.strangers(ctx); err != nil {
+	if err = v.strangers(ctx); err != nil {
 		return err
 	}
 	v.progress()
@@ -256,14 +257,25 @@ func (v *Replica) strangers(ctx context.Context) error {
 	return nil
 }
 
+// find reads documents into one buffer: a page is kept as a whole, and then not.
 func (v *Replica) find(ctx context.Context, filter any, opts ...options.Lister[options.FindOptions]) ([]bson.Raw, error) {
 	cursor, err := v.base.Find(ctx, filter, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", v.base.Name(), err)
 	}
-	var page []bson.Raw
-	if err := cursor.All(ctx, &page); err != nil {
+	defer func() { _ = cursor.Close(ctx) }()
+	var all []byte
+	var ends []int
+	for cursor.Next(ctx) {
+		all = append(all, cursor.Current...)
+		ends = append(ends, len(all))
+	}
+	if err := cursor.Err(); err != nil {
 		return nil, fmt.Errorf("read %s: %w", v.base.Name(), err)
+	}
+	page, begin := make([]bson.Raw, len(ends)), 0
+	for i, end := range ends {
+		page[i], begin = all[begin:end:end], end
 	}
 	return page, nil
 }
