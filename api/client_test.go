@@ -79,7 +79,7 @@ func TestAGeneratedClientWorks(t *testing.T) {
 	require.Equal(t, []apiclient.FieldProblem{{Location: "body.name", Message: "is required"}}, *invalid.ApplicationproblemJSON422.Errors)
 
 	placed, err := c.CreateOrderWithResponse(ctx, nil, apiclient.OrderInput{CustomerId: *ada.Id, Currency: "GBP",
-		Items: []apiclient.Item{{Sku: "TEA-250", Quantity: 2, UnitPrice: 950}}})
+		Items: []apiclient.ItemInput{{Sku: "TEA-250", Quantity: 2, UnitPrice: 950}}})
 	require.NoError(t, err)
 	require.Equal(t, 201, placed.HTTPResponse.StatusCode, string(placed.Body))
 	order := placed.JSON201

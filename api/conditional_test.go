@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 
@@ -92,6 +93,47 @@ func TestConditions(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestConditionsComeAfterTheBody sends bodies that no version can take together
+// with conditions that don't hold (RFC 9110, 13.2.1); what only this version
+// can't take is told after them.
+func TestConditionsComeAfterTheBody(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	c := s.customer("ada@example.com")
+	customer, order := at("/api/customers/%s", c), at("/api/orders/%s", s.order(c["id"]))
+	item := func(name, value string) string {
+		return `{"customer_id":"` + c["id"].(string) + `","currency":"EUR","items":[{"sku":"T","quantity":1,"unit_price":1,"` + name + `":` + value + `}]}`
+	}
+	for _, row := range []struct {
+		method, path, body, slug string
+		status                   int
+	}{
+		{"PUT", order, item("name", `"\u0007"`), "invalid", 422},
+		{"PUT", order, strings.Replace(item("name", `"x"`), "EUR", "AAA*", 1), "invalid", 422},
+		{"PATCH", order, `{"currency":"AAA*"}`, "invalid", 422},
+		{"PATCH", order, `{"items":[]}`, "invalid", 422},
+		{"PATCH", order, `{"items":[{"sku":"T"}]}`, "invalid", 422},
+		{"PUT", customer, `{"name":" ","email":"a@example.com"}`, "invalid", 422},
+		{"PATCH", customer, `{"email":null}`, "invalid", 422},
+		{"PATCH", customer, `{"spending_limit":{"amount":-1}}`, "invalid", 422},
+		{"PATCH", customer, `{"metadata":{"":"x"}}`, "invalid", 422},
+		{"PATCH", customer, `{"colour":"red"}`, "invalid", 422},
+		{"PATCH", customer, `{"name":`, "malformed-body", 400},
+
+		{"PATCH", customer, `{"name":"Eve"}`, "version-mismatch", 412},
+		{"PATCH", customer, `{"spending_limit":{"amount":1}}`, "version-mismatch", 412},
+		{"PATCH", customer, `{"version":7}`, "version-mismatch", 412},
+		{"PUT", order, strings.Replace(item("name", `null`), c["id"].(string), someID, 1), "version-mismatch", 412},
+		{"PATCH", order, `{"customer_id":"` + someID + `"}`, "version-mismatch", 412},
+	} {
+		for _, condition := range []string{`If-Match: "7"`, `If-None-Match: *`} {
+			s.do(row.method, row.path, row.body, condition).problem(row.status, row.slug)
+		}
+	}
+	s.do("PATCH", customer, `[{"op":"test","path":"/name","value":"Bob"}]`, `If-Match: "7"`, "Content-Type: application/json-patch+json").problem(412, "version-mismatch")
+	s.do("PATCH", customer, `[{"op":"test"}]`, `If-Match: "7"`, "Content-Type: application/json-patch+json").problem(400, "malformed-patch")
 }
 
 func TestConditionsOnSeveralLines(t *testing.T) {

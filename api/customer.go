@@ -18,6 +18,7 @@ func customers(s *store.Store) entity[domain.Customer, domain.CustomerInput] {
 		decode:    (*decoding).customer,
 		computed:  computedOfCustomer,
 		validate:  domain.CustomerInput.Validate,
+		sample:    mergeableCustomer(),
 		create:    s.CreateCustomer,
 		createAll: s.CreateCustomers,
 		importAll: s.ImportCustomers,
@@ -44,6 +45,14 @@ func customers(s *store.Store) entity[domain.Customer, domain.CustomerInput] {
 			deleteProblems: []domain.Code{domain.CodeOpenOrders, domain.CodeWriteConflict},
 		},
 	}
+}
+
+// mergeableCustomer has a spending limit, because half of one can be merged only
+// into another, and no metadata, of which there is room for so much.
+func mergeableCustomer() domain.CustomerInput {
+	in := exampleCustomerInput
+	in.Metadata = nil
+	return in
 }
 
 // customer reads a customer over in. current is nil for a POST or PUT.

@@ -23,6 +23,7 @@ type entity[T, In any] struct {
 	decode   func(d *decoding, v *value, in *In, current *T)
 	computed func(name string, current *T) any // what a read-only property says; nil for others
 	validate func(In) error
+	sample   In // valid whatever valid patch is merged into it
 
 	create    func(context.Context, In, domain.Metadata) (T, error)
 	createAll func(context.Context, []In, domain.Metadata) ([]T, error)
@@ -88,7 +89,7 @@ func (e *entity[T, In]) handleReplace(x *exchange) error {
 		return err
 	}
 	var in In
-	if err := e.read(replacing, &v, &in, nil); err != nil {
+	if err := e.fits(&v, &in); err != nil {
 		return err
 	}
 	t, err := e.update(x.r.Context(), id, pre, func(T) (In, error) { return in, nil }, x.metadata())
@@ -96,6 +97,17 @@ func (e *entity[T, In]) handleReplace(x *exchange) error {
 		return err
 	}
 	return e.reply(x, &t)
+}
+
+// fits reads a body over in and refuses one that no version of a resource could
+// take. That comes before the request's conditions are looked at (RFC 9110,
+// 13.2.1): such a request is not one to send again to another version. What
+// depends on the resource is for the store to find, after the conditions.
+func (e *entity[T, In]) fits(v *value, in *In) error {
+	if err := e.read(replacing, v, in, nil); err != nil {
+		return err
+	}
+	return e.validate(*in)
 }
 
 // handlePatch decides inside the store's update: when others change the
@@ -109,17 +121,23 @@ func (e *entity[T, In]) handlePatch(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	patch := func(current T) (In, error) {
-		in := e.input(&current)
-		err := e.read(merging, &v, &in, &current)
-		return in, err
-	}
+	var patch func(T) (In, error)
 	if x.sends(typeJSONPatch) {
 		ops, err := parsePatch(&v)
 		if err != nil {
 			return err
 		}
 		patch = func(current T) (In, error) { return e.patched(current, ops) }
+	} else {
+		in := e.sample
+		if err := e.fits(&v, &in); err != nil {
+			return err
+		}
+		patch = func(current T) (In, error) {
+			in := e.input(&current)
+			err := e.read(merging, &v, &in, &current)
+			return in, err
+		}
 	}
 	t, err := e.update(x.r.Context(), id, pre, patch, x.metadata())
 	if err != nil {

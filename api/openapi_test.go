@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"html"
 	"maps"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -338,4 +340,26 @@ func TestTheDocumentationNeedsNoNetwork(t *testing.T) {
 	require.Equal(t, "text/javascript; charset=utf-8", script.Header.Get("Content-Type"))
 	s.do("GET", "/docs/rapidoc-min.js", nil, "If-None-Match: "+script.Header.Get("ETag")).is(304)
 	require.Equal(t, "nosniff", script.Header.Get("X-Content-Type-Options"))
+}
+
+// TestTheLandingPageLeadsToWhatIsThere follows its links and does what its
+// commands do.
+func TestTheLandingPageLeadsToWhatIsThere(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	o := s.order(s.customer("ada@example.com")["id"])
+	page := s.do("GET", "/", nil).is(200)
+	require.Equal(t, "text/html; charset=utf-8", page.Header.Get("Content-Type"))
+	links := regexp.MustCompile(`<a href="([^"]+)"`).FindAllStringSubmatch(page.Raw, -1)
+	require.Greater(t, len(links), 8)
+	for _, l := range links {
+		s.do("GET", l[1], nil).is(200)
+	}
+	host := strings.TrimPrefix(s.URL, "http://")
+	text := html.UnescapeString(page.Raw)
+	require.Contains(t, text, "curl -s '"+host+"/api/events?type=order.placed.v1'\n")
+	require.Contains(t, s.do("GET", "/api/events?type=order.placed.v1", nil).is(200).Raw, o["id"])
+	require.Contains(t, text, "curl -sN "+host+"/api/events -H 'Accept: text/event-stream'\n")
+	_, first := s.listen("/api/events", "Accept: text/event-stream").event()
+	require.Equal(t, "customer.created.v1", first["type"])
 }

@@ -19,6 +19,7 @@ func orders(s *store.Store) entity[domain.Order, domain.OrderInput] {
 		decode:    (*decoding).order,
 		computed:  computedOfOrder,
 		validate:  domain.OrderInput.Validate,
+		sample:    exampleOrderInput,
 		create:    s.PlaceOrder,
 		createAll: s.PlaceOrders,
 		importAll: s.ImportOrders,

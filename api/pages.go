@@ -22,6 +22,7 @@ type page struct {
 	Title, URI string
 	Text       []string
 	Links      []link
+	Try        []string // commands
 }
 
 type link struct{ Href, Name, Note string }
@@ -41,6 +42,11 @@ func (a *api) addPages() {
 	must(err)
 	json30, err := o.Downgrade()
 	must(err)
+	var tree any
+	must(json.Unmarshal(json30, &tree))
+	dropPropertyNames(tree)
+	json30, err = json.Marshal(tree)
+	must(err)
 	a.page("/openapi.json", static(json31, typeJSON))
 	a.page("/openapi.yaml", static(yaml31, "application/yaml"))
 	a.page("/openapi-3.0.json", static(json30, typeJSON))
@@ -56,16 +62,7 @@ func (a *api) addPages() {
 		a.page(path, static(b, f.contentType))
 	}
 
-	a.page("/", html(page{
-		Title: "outflow",
-		Text:  []string{"Customers and orders over HTTP. Every change is committed together with its event."},
-		Links: []link{
-			{"/docs", "Documentation", "of every operation, to try out"},
-			{"/openapi.json", "OpenAPI 3.1", "as JSON"}, {"/openapi.yaml", "OpenAPI 3.1", "as YAML"}, {"/openapi-3.0.json", "OpenAPI 3.0", "for tools that need it"},
-			{"/problems", "Problems", "that the API reports"},
-			{"/api/customers", "Customers", ""}, {"/api/orders", "Orders", ""},
-		},
-	}))
+	a.page("/", func(w http.ResponseWriter, r *http.Request) { html(landing(r.Host))(w, r) })
 	all := page{Title: "Problems", Text: []string{"Errors are problem documents (RFC 9457). These are the types they have."}}
 	for i := range problemTypes {
 		t := &problemTypes[i]
@@ -73,6 +70,42 @@ func (a *api) addPages() {
 		a.page(t.uri(), html(page{Title: t.title, URI: strconv.Itoa(t.status) + " " + t.uri(), Text: []string{t.explain}}))
 	}
 	a.page("/problems", html(all))
+}
+
+// landing is what a person finds first. The commands are for the host that the
+// page was asked from.
+func landing(host string) page {
+	return page{
+		Title: "outflow",
+		Text:  []string{"Customers and orders over HTTP. Every change is committed together with its event."},
+		Links: []link{
+			{"/docs", "Documentation", "of every operation, to try out"},
+			{"/openapi.json", "OpenAPI 3.1", "as JSON"}, {"/openapi.yaml", "OpenAPI 3.1", "as YAML"}, {"/openapi-3.0.json", "OpenAPI 3.0", "for tools that need it"},
+			{"/problems", "Problems", "that the API reports"},
+			{"/api/customers", "Customers", ""}, {"/api/orders", "Orders", ""},
+			{"/api/events", "Events", "all of them from the first on, page by page, or as a stream that goes on"},
+			{"/api/analytics/summary", "Figures", "counted from the events"},
+		},
+		Try: []string{
+			"curl -s '" + host + "/api/events?type=order.placed.v1'",
+			"curl -sN " + host + "/api/events -H 'Accept: text/event-stream'",
+		},
+	}
+}
+
+// dropPropertyNames leaves out what OpenAPI 3.0 doesn't know and huma leaves in.
+func dropPropertyNames(v any) {
+	switch v := v.(type) {
+	case map[string]any:
+		delete(v, propertyNames)
+		for _, inner := range v {
+			dropPropertyNames(inner)
+		}
+	case []any:
+		for _, inner := range v {
+			dropPropertyNames(inner)
+		}
+	}
 }
 
 func html(p page) http.HandlerFunc {

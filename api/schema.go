@@ -12,7 +12,7 @@ import (
 
 // Version is the version of the API's contract: what it says changes only
 // together with it.
-const Version = "1.7.0"
+const Version = "1.8.0"
 
 const about = `Customers and orders. Every change is committed together with an event that carries the state before and after, and that goes on to Kafka, in order and once.
 
@@ -87,10 +87,13 @@ func schemas() map[string]*huma.Schema {
 	input["status"].Default = "active"
 	patch := customer(true)
 	patch["spending_limit"] = ref("MoneyPatch")
-	order := properties{
-		"customer_id": uuidSchema("Who orders. It can't be changed."), "currency": pattern("ISO 4217 code of all the order's amounts.", "^[A-Z]{3}$"),
-		"items": {Type: huma.TypeArray, Description: "The order's lines.", Items: ref("Item"), MinItems: new(1), MaxItems: new(domain.MaxItems)},
+	orderOf := func(item string) properties {
+		return properties{
+			"customer_id": uuidSchema("Who orders. It can't be changed."), "currency": pattern("ISO 4217 code of all the order's amounts.", "^[A-Z]{3}$"),
+			"items": {Type: huma.TypeArray, Description: "The order's lines.", Items: ref(item), MinItems: new(1), MaxItems: new(domain.MaxItems)},
+		}
 	}
+	order, orderInput := orderOf("Item"), orderOf("ItemInput")
 	item := properties{
 		"sku": typed("What is ordered.", 1, domain.MaxSKU), "name": typed("How a person would call it.", 0, domain.MaxName),
 		"quantity": integer("How many.", 1, domain.MaxQuantity), "unit_price": integer("The price of one, in minor units of the order's currency.", 0, domain.MaxAmount),
@@ -111,9 +114,10 @@ func schemas() map[string]*huma.Schema {
 
 		"Item":             record("One line of an order.", item, "sku", "quantity", "unit_price"),
 		"Order":            record("An order.", with(order, computedOfOrder), append(slices.DeleteFunc(sorted(computedOfOrder), isReason), sorted(order)...)...),
-		"OrderInput":       record("A new order.", order, sorted(order)...),
-		"OrderReplacement": record("An order as it shall be. Read-only properties are ignored.", with(order, computedOfOrder), sorted(order)...),
-		"OrderPatch":       record("Changes of an order (RFC 7396).", with(order, computedOfOrder)),
+		"ItemInput":        record("One line of an order.", with(item, properties{"name": nullable(item["name"])}), "sku", "quantity", "unit_price"),
+		"OrderInput":       record("A new order.", orderInput, sorted(order)...),
+		"OrderReplacement": record("An order as it shall be. Read-only properties are ignored.", with(orderInput, computedOfOrder), sorted(order)...),
+		"OrderPatch":       record("Changes of an order (RFC 7396).", with(orderInput, computedOfOrder)),
 
 		"JSONPatch": jsonPatchSchema(),
 		"Event":     eventSchema(),
@@ -244,13 +248,17 @@ func email() *huma.Schema {
 	return s
 }
 
+// propertyNames is a keyword of JSON Schema that huma has no field for, and
+// OpenAPI 3.0 no place.
+const propertyNames = "propertyNames"
+
 func metadata(input bool) *huma.Schema {
 	values := typed("", 0, domain.MaxMetadataValue)
 	if input {
 		values = nullable(values)
 	}
 	return &huma.Schema{Type: huma.TypeObject, Description: "Whatever callers want to keep with it: names of at most 40 characters, strings as values.",
-		AdditionalProperties: values, MaxProperties: new(domain.MaxMetadata)}
+		AdditionalProperties: values, MaxProperties: new(domain.MaxMetadata), Extensions: map[string]any{propertyNames: typed("", 1, domain.MaxMetadataKey)}}
 }
 
 func pattern(description, regexp string) *huma.Schema {

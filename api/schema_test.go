@@ -122,6 +122,11 @@ func TestBodiesAreReadAsDescribed(t *testing.T) {
 			}
 		}
 	}
+	for name, p := range all["ItemInput"].Properties {
+		_, err := decoded(orders(nil), creating, string(mustJSON(map[string]any{"items": []any{map[string]any{name: nil}}})), nil)
+		about := slices.ContainsFunc(problemsOf2(err), func(s string) bool { return strings.HasPrefix(s, "body.items[0]."+name+" ") })
+		require.NotEqual(t, p.Nullable, about, name)
+	}
 }
 
 func TestEveryCodeOfTheDomainHasAProblemType(t *testing.T) {

@@ -558,6 +558,21 @@ type Item struct {
 	UnitPrice int64 `json:"unit_price"`
 }
 
+// ItemInput One line of an order.
+type ItemInput struct {
+	// Name How a person would call it.
+	Name *string `json:"name,omitempty"`
+
+	// Quantity How many.
+	Quantity int64 `json:"quantity"`
+
+	// Sku What is ordered.
+	Sku string `json:"sku"`
+
+	// UnitPrice The price of one, in minor units of the order's currency.
+	UnitPrice int64 `json:"unit_price"`
+}
+
 // JSONPatch Operations, applied in turn (RFC 6902).
 type JSONPatch = []JSONPatch_Item
 
@@ -725,7 +740,7 @@ type OrderInput struct {
 	CustomerId openapi_types.UUID `json:"customer_id"`
 
 	// Items The order's lines.
-	Items []Item `json:"items"`
+	Items []ItemInput `json:"items"`
 }
 
 // OrderList One page of a list.
@@ -755,7 +770,7 @@ type OrderPatch struct {
 	Id *openapi_types.UUID `json:"id,omitempty"`
 
 	// Items The order's lines.
-	Items *[]Item `json:"items,omitempty"`
+	Items *[]ItemInput `json:"items,omitempty"`
 
 	// Reason Why it was rejected; absent unless it was.
 	Reason *OrderPatchReason `json:"reason,omitempty"`
@@ -794,7 +809,7 @@ type OrderReplacement struct {
 	Id *openapi_types.UUID `json:"id,omitempty"`
 
 	// Items The order's lines.
-	Items []Item `json:"items"`
+	Items []ItemInput `json:"items"`
 
 	// Reason Why it was rejected; absent unless it was.
 	Reason *OrderReplacementReason `json:"reason,omitempty"`
