@@ -29,14 +29,21 @@ Asks before it does so; elsewhere than on a terminal it wants --yes.`,
 			if err != nil {
 				return err
 			}
-			return reset(dir, yes, stdin, cmd.OutOrStdout())
+			f, isFile := stdin.(*os.File)
+			return reset(dir, yes, input{stdin, isFile && term.IsTerminal(int(f.Fd()))}, cmd.OutOrStdout())
 		},
 	}
 	cmd.Flags().BoolVar(&yes, "yes", false, "don't ask")
 	return cmd
 }
 
-func reset(dir string, yes bool, stdin io.Reader, stdout io.Writer) (err error) {
+// input is where an answer comes from.
+type input struct {
+	io.Reader
+	terminal bool // with a person at it
+}
+
+func reset(dir string, yes bool, stdin input, stdout io.Writer) (err error) {
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		fmt.Fprintln(stdout, "nothing to remove: there is no", dir)
 		return nil
@@ -54,12 +61,11 @@ func reset(dir string, yes bool, stdin io.Reader, stdout io.Writer) (err error) 
 		return nil
 	}
 	if !yes {
-		f, ok := stdin.(*os.File)
-		if !ok || !term.IsTerminal(int(f.Fd())) {
+		if !stdin.terminal {
 			return app.UsageError(fmt.Errorf("reset removes %s: say --yes where nobody can be asked", data))
 		}
 		fmt.Fprintf(stdout, "Remove %s with all its data? [y/N] ", data)
-		said, err := bufio.NewReader(f).ReadString('\n')
+		said, err := bufio.NewReader(stdin).ReadString('\n')
 		if err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
