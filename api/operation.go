@@ -62,8 +62,8 @@ func (d *entityDocs) importAll(path, plural string) huma.Operation {
 		"Whether only to look for problems, and change nothing. An email that comes twice in the body is found when the lines are near to each other.",
 		&huma.Schema{Type: huma.TypeBoolean, Default: false}))
 	line := string(mustJSON(d.input)) + "\n"
-	op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{typeNDJSON: {
-		Schema:   characters("Lines, each a "+d.One+"Input.", 0, 0),
+	op.RequestBody = &huma.RequestBody{Content: map[string]*huma.MediaType{typeNDJSON: {
+		Schema:   characters("Lines, each a "+d.One+"Input; none are fine too.", 0, 0),
 		Examples: map[string]*huma.Example{"example": {Summary: "An example", Value: line}},
 	}}}
 	op.Responses["200"] = &huma.Response{Description: "What became of each line.", Headers: commonHeaders(), Content: map[string]*huma.MediaType{typeNDJSON: {

@@ -12,7 +12,7 @@ import (
 
 // Version is the version of the API's contract: what it says changes only
 // together with it.
-const Version = "1.8.0"
+const Version = "1.9.0"
 
 const about = `Customers and orders. Every change is committed together with an event that carries the state before and after, and that goes on to Kafka, in order and once.
 
