@@ -285,7 +285,9 @@ func (v *Replica) caughtUp(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, v.Patience, ErrBehind)
 	defer cancel()
 	late := func(err error) error {
-		if errors.Is(context.Cause(ctx), ErrBehind) {
+		// Drivers that know of the deadline give up a moment before it.
+		end, _ := ctx.Deadline()
+		if errors.Is(context.Cause(ctx), ErrBehind) || ctx.Err() == nil && time.Until(end) < 100*time.Millisecond {
 			return errors.Join(ErrBehind, err)
 		}
 		return err

@@ -48,18 +48,27 @@ func TestEveryKindOfDifferenceIsToldAndRepaired(t *testing.T) {
 	_, found := s.verify()
 	require.Empty(t, found)
 	c := s.db.Collection("_customers")
-	set := func(n int, field string, value any) {
+	try := func(n int, field string, value any) (changed bool) {
 		t.Helper()
 		done, err := c.UpdateOne(t.Context(), bson.D{{Key: "_id", Value: all[n].ID.String()}}, bson.D{{Key: "$set", Value: bson.D{{Key: field, Value: value}}}})
 		require.NoError(t, err)
-		require.Equal(t, int64(1), done.ModifiedCount)
+		require.Equal(t, int64(1), done.MatchedCount)
+		return done.ModifiedCount == 1
+	}
+	set := func(n int, field string, value any) {
+		t.Helper()
+		require.True(t, try(n, field, value))
 	}
 	_, err := c.DeleteOne(t.Context(), bson.D{{Key: "_id", Value: all[0].ID.String()}})
 	require.NoError(t, err)
 	set(1, "version", int64(1))
 	set(2, "version", int64(3))
 	set(3, "name", "Eve")
-	set(4, "spending_limit.amount", int32(7)) // the same number, of another type
+	// The same number, of another type; which some servers take for no change.
+	if !try(4, "spending_limit.amount", int32(7)) {
+		t.Log("the server can't hold an int32 in the place of an equal int64: leaving that out")
+		set(4, "spending_limit.amount", int32(8))
+	}
 	set(5, "version", "2")
 	_, err = c.UpdateOne(t.Context(), bson.D{{Key: "_id", Value: all[6].ID.String()}}, bson.D{{Key: "$unset", Value: bson.D{{Key: "version", Value: ""}}}})
 	require.NoError(t, err)
