@@ -39,9 +39,10 @@ type Positions interface {
 	Load(ctx context.Context, partitions []Partition) (map[Partition]Position, error)
 
 	// Save keeps positions, once what is before them was handled. It is also
-	// called with unchanged positions, every few seconds. It returns
-	// ErrPositionsMoved when what is stored isn't what was last loaded or
-	// saved here; the consumer then begins again from what Load returns.
+	// called with unchanged positions: before anything of an assignment is
+	// handled, and about every second. It returns ErrPositionsMoved when what
+	// is stored isn't what was last loaded or saved here; the consumer then
+	// begins again from what Load returns.
 	Save(ctx context.Context, positions map[Partition]Position) error
 }
 
@@ -127,7 +128,8 @@ func commitError(resp *kmsg.OffsetCommitResponse, err error) error {
 }
 
 // locate finds where to begin in partitions that were just assigned, and which
-// of their keys are parked. It also returns where the partitions end.
+// of their keys are parked, and saves that. It also returns where the partitions
+// end.
 func (s *session) locate(ctx context.Context, partitions []Partition) (map[Partition]Position, kadm.ListedOffsets, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -174,6 +176,11 @@ func (s *session) locate(ctx context.Context, partitions []Partition) (map[Parti
 			at = Position{Log: s.logs[p.Topic], Next: start.Offset, Epoch: -1}
 		}
 		begin[p] = at
+	}
+	if s.Positions != nil && !failpoint.Mutant("consumer.unsaved-begin") {
+		if err := s.positions.Save(ctx, begin); err != nil {
+			return nil, nil, fmt.Errorf("save where to begin: %w", err)
+		}
 	}
 	return begin, ends, nil
 }

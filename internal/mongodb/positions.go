@@ -2,6 +2,7 @@ package mongodb
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -20,11 +21,12 @@ type Position struct {
 	ID         string    `bson:"_id"` // topic/partition
 	Topic      string    `bson:"topic"`
 	Partition  int32     `bson:"partition"`
-	Log        string    `bson:"log"`        // the topic's id
-	Next       int64     `bson:"next"`       // the offset of the first record that isn't in there
-	Epoch      int32     `bson:"epoch"`      // the leader epoch before it
-	Collection string    `bson:"collection"` // the identity of what was filled
-	Generation int64     `bson:"generation"` // how often that was replaced by a rebuilt one
+	Log        string    `bson:"log"`             // the topic's id
+	Next       int64     `bson:"next"`            // the offset of the first record that isn't in there
+	Epoch      int32     `bson:"epoch"`           // the leader epoch before it
+	Collection string    `bson:"collection"`      // the identity of what was filled
+	Generation int64     `bson:"generation"`      // how often that was replaced by a rebuilt one
+	Write      string    `bson:"write,omitempty"` // names the worker's write that it is of; each has another
 	UpdatedAt  time.Time `bson:"updated_at"`
 }
 
@@ -33,6 +35,14 @@ type Position struct {
 // lost a partition without knowing can't move its position, and so that it is
 // noticed when what was filled was dropped, replaced or put back to a backup.
 // All fields but Await are required.
+//
+// How far a position is doesn't tell whether it was put back: documents are
+// written, a backup is put back whose position is the one that covers none of
+// them, and the worker moves that past what is no longer there. So every write
+// has a name of its own ([Position.Write]), also one that moves nothing. The
+// consumer writes once before the first effect of an assignment, and about every
+// second from then on: what was put back from a backup made before the last of
+// these is noticed.
 type Positions struct {
 	Collection *mongo.Collection // of the positions
 
@@ -140,10 +150,11 @@ func (p *Positions) Save(ctx context.Context, moved map[consumer.Partition]consu
 	var models []mongo.WriteModel
 	var updates int64
 	next := make(map[consumer.Partition]Position, len(moved))
+	name := rand.Text()
 	for id, to := range moved {
 		at := Position{
 			ID: id.String(), Topic: id.Topic, Partition: id.Partition, Log: to.Log, Next: to.Next, Epoch: to.Epoch,
-			Collection: p.bound[id], Generation: p.known[id].Generation, UpdatedAt: time.Now().UTC(),
+			Collection: p.bound[id], Generation: p.known[id].Generation, Write: name, UpdatedAt: time.Now().UTC(),
 		}
 		next[id] = at
 		was, stored := p.known[id]
@@ -174,10 +185,17 @@ func same(was Position) bson.D {
 	if failpoint.Mutant("mongodb.unguarded-position") {
 		return bson.D{{Key: "_id", Value: was.ID}}
 	}
-	return bson.D{
+	is := bson.D{
 		{Key: "_id", Value: was.ID}, {Key: "generation", Value: was.Generation}, {Key: "collection", Value: was.Collection},
 		{Key: "log", Value: was.Log}, {Key: "next", Value: was.Next},
 	}
+	switch {
+	case failpoint.Mutant("mongodb.nameless-writes"):
+		return is
+	case was.Write == "": // a rebuild wrote it, or outflow before writes had names
+		return append(is, bson.E{Key: "write", Value: nil})
+	}
+	return append(is, bson.E{Key: "write", Value: was.Write})
 }
 
 const checkInterval = time.Second
