@@ -12,7 +12,7 @@ import (
 
 // Version is the version of the API's contract: what it says changes only
 // together with it.
-const Version = "1.9.0"
+const Version = "1.10.0"
 
 const about = `Customers and orders. Every change is committed together with an event that carries the state before and after, and that goes on to Kafka, in order and once.
 
@@ -76,7 +76,7 @@ func schemas() map[string]*huma.Schema {
 			suffix, optional = "Input", nullable
 		}
 		return properties{
-			"name":  typed("How the customer is addressed.", 1, domain.MaxName),
+			"name":  visible(typed("How the customer is addressed.", 1, domain.MaxName)),
 			"email": email(), "phone": optional(typed("Free text: people write 1-800-FLOWERS.", 0, domain.MaxPhone)),
 			"address": ref("Address" + suffix), "spending_limit": ref("Money" + suffix),
 			"status":   optional(enum("Only the orders of active customers are confirmed.", customerStatuses...)),
@@ -239,6 +239,13 @@ func characters(description string, least, most int) *huma.Schema {
 func typed(description string, least, most int) *huma.Schema {
 	s := characters(description, least, most)
 	s.Pattern = `^[^\u0000-\u001F\u007F-\u009F\u2028\u2029]*$`
+	return s
+}
+
+// visible is what is typed and has something to see in it.
+func visible(s *huma.Schema) *huma.Schema {
+	const typed = `[^\u0000-\u001F\u007F-\u009F\u2028\u2029]*`
+	s.Pattern = "^" + typed + `[^\u0000-\u0020\u007F-\u00A0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000]` + typed + "$"
 	return s
 }
 

@@ -3,9 +3,11 @@ package api
 import (
 	"encoding/json"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 
@@ -142,5 +144,22 @@ func TestEveryCodeOfTheDomainHasAProblemType(t *testing.T) {
 	for i := range problemTypes {
 		require.False(t, seen[problemTypes[i].slug()])
 		seen[problemTypes[i].slug()] = true
+	}
+}
+
+// TestNamesAreRefusedByTheirPattern holds the pattern against what the domain
+// says, for each character that either of them may care about.
+func TestNamesAreRefusedByTheirPattern(t *testing.T) {
+	t.Parallel()
+	asGo := regexp.MustCompile(`\\u([0-9A-F]{4})`).ReplaceAllString(schemas()["CustomerInput"].Properties["name"].Pattern, `\x{$1}`)
+	pattern := regexp.MustCompile(asGo)
+	for r := range rune(0xffff) {
+		if !utf8.ValidRune(r) {
+			continue
+		}
+		for _, name := range []string{string(r), " " + string(r), "A" + string(r)} {
+			in := domain.CustomerInput{Name: name, Email: "a@example.com"}
+			require.Equal(t, in.Validate() == nil, pattern.MatchString(name), "%q", name)
+		}
 	}
 }
