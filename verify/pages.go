@@ -1,6 +1,14 @@
 package verify
 
-import "context"
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
+)
 
 // reader reads one side of a comparison, some pages ahead of who compares.
 type reader[T any] struct {
@@ -50,4 +58,69 @@ func (r *reader[T]) stop(cancel func()) {
 	cancel()
 	for range r.pages {
 	}
+}
+
+// documents reads a collection's documents that have text for an id, in the
+// order of their ids. A query per page would be repeatable, but some servers take
+// longer for a page than for what is in it.
+type documents struct {
+	base   *mongo.Collection
+	cursor *mongo.Cursor // nil before the first page, and when it broke
+}
+
+// page returns the next page, from after the last one's last id on; an empty one
+// at the end. A cursor ends when a rebuild swaps the collection, or when its
+// server loses patience: then another one goes on.
+func (d *documents) page(ctx context.Context, last string) ([]bson.Raw, string, error) {
+	for {
+		fresh := d.cursor == nil
+		if fresh {
+			after := "$gt"
+			if last == "" {
+				after = "$gte"
+			}
+			var err error
+			filter := bson.D{{Key: "_id", Value: bson.D{{Key: after, Value: last}}}}
+			d.cursor, err = d.base.Find(ctx, filter, options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetBatchSize(pageRows))
+			if err != nil {
+				return nil, last, fmt.Errorf("read %s: %w", d.base.Name(), err)
+			}
+		}
+		page, err := take(ctx, d.cursor, pageRows)
+		if len(page) > 0 {
+			return page, page[len(page)-1].Lookup("_id").StringValue(), nil
+		}
+		if err == nil {
+			return nil, last, nil
+		}
+		d.close()
+		if fresh || ctx.Err() != nil {
+			return nil, last, fmt.Errorf("read %s: %w", d.base.Name(), err)
+		}
+	}
+}
+
+func (d *documents) close() {
+	if d.cursor != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = d.cursor.Close(ctx) // the server forgets it by itself too
+		d.cursor = nil
+	}
+}
+
+// take reads up to n documents, into one buffer: a page is kept as a whole, and
+// then not. It returns what it read also with an error.
+func take(ctx context.Context, cursor *mongo.Cursor, n int) ([]bson.Raw, error) {
+	var all []byte
+	var ends []int
+	for len(ends) < n && cursor.Next(ctx) {
+		all = append(all, cursor.Current...)
+		ends = append(ends, len(all))
+	}
+	page, begin := make([]bson.Raw, len(ends)), 0
+	for i, end := range ends {
+		page[i], begin = all[begin:end:end], end
+	}
+	return page, cursor.Err()
 }

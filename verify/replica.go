@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -13,7 +14,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
-	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
 	"outflow/domain"
 	"outflow/internal/consumer"
@@ -151,18 +151,9 @@ func (v *Replica) compare(ctx context.Context) error {
 		return page, last, err
 	})
 	defer source.stop(cancel)
-	replica := pages(ctx, "", func(ctx context.Context, last string) ([]bson.Raw, string, error) {
-		after := "$gt"
-		if last == "" {
-			after = "$gte"
-		}
-		filter := bson.D{{Key: "_id", Value: bson.D{{Key: after, Value: last}}}}
-		page, err := v.find(ctx, filter, options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(pageRows).SetBatchSize(pageRows))
-		if len(page) > 0 {
-			last = page[len(page)-1].Lookup("_id").StringValue()
-		}
-		return page, last, err
-	})
+	copied := documents{base: v.base}
+	replica := pages(ctx, "", copied.page)
+	defer copied.close()
 	defer replica.stop(cancel)
 
 	var want bson.Raw
@@ -257,25 +248,15 @@ func (v *Replica) strangers(ctx context.Context) error {
 	return nil
 }
 
-// find reads documents into one buffer: a page is kept as a whole, and then not.
-func (v *Replica) find(ctx context.Context, filter any, opts ...options.Lister[options.FindOptions]) ([]bson.Raw, error) {
-	cursor, err := v.base.Find(ctx, filter, opts...)
+func (v *Replica) find(ctx context.Context, filter any) ([]bson.Raw, error) {
+	cursor, err := v.base.Find(ctx, filter)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", v.base.Name(), err)
 	}
 	defer func() { _ = cursor.Close(ctx) }()
-	var all []byte
-	var ends []int
-	for cursor.Next(ctx) {
-		all = append(all, cursor.Current...)
-		ends = append(ends, len(all))
-	}
-	if err := cursor.Err(); err != nil {
+	page, err := take(ctx, cursor, math.MaxInt)
+	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", v.base.Name(), err)
-	}
-	page, begin := make([]bson.Raw, len(ends)), 0
-	for i, end := range ends {
-		page[i], begin = all[begin:end:end], end
 	}
 	return page, nil
 }
