@@ -130,7 +130,7 @@ func Unknown(environ []string) []string {
 	var names []string
 	for _, kv := range environ {
 		name, _, _ := strings.Cut(kv, "=")
-		if strings.HasPrefix(name, "OUTFLOW_") && !strings.HasPrefix(name, "OUTFLOW_TEST_") && Doc(name) == "" {
+		if strings.HasPrefix(name, "OUTFLOW_") && !strings.HasPrefix(name, "OUTFLOW_TEST_") && Doc(name) == "" && !forDevelopment(name) {
 			names = append(names, name)
 		}
 	}

@@ -55,6 +55,6 @@ func TestLoadConfigDefaultsAndLists(t *testing.T) {
 func TestUnknownFindsMisspeltVariables(t *testing.T) {
 	t.Parallel()
 	require.Equal(t, []string{"OUTFLOW_KAFKA_BROKER"}, app.Unknown([]string{
-		"OUTFLOW_KAFKA_BROKER=x:1", "OUTFLOW_LISTEN=:1", "OUTFLOW_TEST_KAFKA=x", "PATH=/bin",
+		"OUTFLOW_KAFKA_BROKER=x:1", "OUTFLOW_LISTEN=:1", "OUTFLOW_TEST_KAFKA=x", "OUTFLOW_POSTGRES_MIRROR=off", "PATH=/bin",
 	}))
 }
