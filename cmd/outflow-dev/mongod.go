@@ -14,6 +14,8 @@ import (
 
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
+
+	"outflow/internal/tied"
 )
 
 func findMongod() (string, error) { return exec.LookPath("mongod") }
@@ -35,7 +37,7 @@ func startMongod(ctx context.Context, program, dir string) (uri string, stop fun
 	logFile := filepath.Join(filepath.Dir(dir), "mongod.log")
 	cmd := exec.Command(program, "--dbpath", dir, "--port", strconv.Itoa(addr.Port), "--bind_ip", "127.0.0.1",
 		"--logpath", logFile, "--logappend")
-	exited, err := startTied(cmd)
+	exited, err := tied.Start(cmd)
 	if err != nil {
 		return "", nil, err
 	}

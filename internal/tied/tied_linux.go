@@ -1,4 +1,4 @@
-package main
+package tied
 
 import (
 	"os/exec"
@@ -6,10 +6,10 @@ import (
 	"syscall"
 )
 
-// startTied starts a process that the kernel stops when this one dies, however
+// Start starts a process that the kernel stops when this one dies, however
 // that happens. The death signal is sent when the *thread* that started the
 // child ends, so that thread is kept until the child is gone.
-func startTied(cmd *exec.Cmd) (exited <-chan struct{}, err error) {
+func Start(cmd *exec.Cmd) (exited <-chan struct{}, err error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	return startAndWait(cmd, runtime.LockOSThread)
 }

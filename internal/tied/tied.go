@@ -1,4 +1,5 @@
-package main
+// Package tied starts processes that end with this one.
+package tied
 
 import "os/exec"
 
