@@ -124,7 +124,11 @@ func TestTourOfTheReadme(t *testing.T) {
 	s := startStack(t, t.TempDir(), "--ephemeral", "--listen", "127.0.0.1:0")
 	sh := newShell(t, append(cleanEnv(), "BIN="+dir, "STACK="+s.dir, "PSQLRC="+filepath.Join(s.dir, "none"), "PAGER=cat", "LC_ALL=C.UTF-8"))
 	// The binaries are built already, and the stack is not the user's own.
-	sh.run(`go() { local program=$BIN/${2##*/}; shift 2; "$program" "$@" --data-dir "$STACK"; }`)
+	sh.run(`go() {
+		local program=${2##*/}; shift 2
+		if [ "$program" = outflow-dev ]; then set -- "$@" --data-dir "$STACK"; fi
+		"$BIN/$program" "$@"
+	}`)
 
 	readme, here := normal{}, normal{}
 	for i, step := range steps {
@@ -141,4 +145,37 @@ func TestTourOfTheReadme(t *testing.T) {
 		}
 		require.Equal(t, want, got, "command %d of the README: %s", i+1, step.command)
 	}
+
+	follow := commands(t, "Follow what happens")
+	require.Len(t, follow, 2)
+	for i, command := range follow {
+		got := sh.run("timeout 3 " + command + "; echo status $?")
+		require.Contains(t, got, `"type":"order.confirmed.v1"`, command)
+		require.Contains(t, got, []string{"status 0", "status 124"}[i], command)
+	}
+	compare := commands(t, "Compare, rebuild, restore")
+	require.Len(t, compare, 4)
+	for i, command := range compare {
+		got := sh.run(command + "; echo status $?")
+		require.Contains(t, got, "status 0\n", command)
+		require.Contains(t, got, []string{": equal", ": equal", `"rebuilt":"orders"`, ", 0 differ"}[i], command)
+	}
+}
+
+// commands are the lines of a section's code, without their remarks.
+func commands(t *testing.T, title string) []string {
+	t.Helper()
+	b, err := os.ReadFile("../README.md")
+	require.NoError(t, err)
+	_, section, found := strings.Cut(string(b), "\n## "+title+"\n")
+	require.True(t, found, title)
+	section, _, _ = strings.Cut(section, "\n## ")
+	var all []string
+	for _, m := range fence.FindAllStringSubmatch(section, -1) {
+		for line := range strings.Lines(m[2]) {
+			line, _, _ = strings.Cut(line, "   #")
+			all = append(all, strings.TrimSpace(line))
+		}
+	}
+	return all
 }
