@@ -2,14 +2,19 @@ package e2e_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"math/rand/v2"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"outflow/domain"
 	"outflow/internal/failpoint"
@@ -100,4 +105,75 @@ func TestRow18RebuildsAreKilledBesideLiveTraffic(t *testing.T) {
 	_, stderr, code := runOnce(t, s.environ(), "outflow", "verify", "orders", "--repair")
 	require.Zero(t, code, stderr)
 	requireReplicaEqualsOutbox(t, s.client, "orders", domain.AggregateOrder)
+}
+
+// A rebuild reads events that once sent mail and had orders decided, from Kafka
+// and from the outbox. Nothing of that happens again, also not to workers that
+// begin afterwards.
+func TestARebuildSendsNoMailAndNoCommandsAgain(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("starts servers")
+	}
+	s := startSystem(t, 1)
+	s.run("analyze")
+	shop := func() {
+		for range 12 { // some for each partition
+			c := s.createCustomer(map[string]any{"name": "Ada", "email": uuid.NewString() + "@example.com"})
+			s.order(s.placeOrder(c.ID).ID, domain.OrderStatusConfirmed)
+		}
+		requireEveryOrderDecided(t, s.client)
+		requireEveryMailArrived(t, s.client, 0)
+	}
+	// What had effects: what was decided, what was asked of the mail server, and
+	// how far the groups that do so are.
+	effects := func() (events, sends int64, committed string) {
+		require.NoError(t, s.postgres.QueryRow(t.Context(),
+			`SELECT (SELECT count(*) FROM outbox), (SELECT sum(attempts) FROM mail)`).Scan(&events, &sends))
+		k, err := kgo.NewClient(kgo.SeedBrokers(s.brokers...))
+		require.NoError(t, err)
+		defer k.Close()
+		for _, worker := range []string{"notifier", "confirmer"} {
+			group := s.ns.Group(worker)
+			all, err := kadm.NewClient(k).FetchOffsets(t.Context(), group)
+			require.NoError(t, err)
+			require.NotEmpty(t, all, group)
+			for _, o := range all.Sorted() {
+				committed += fmt.Sprintf("%s %s/%d@%d\n", group, o.Topic, o.Partition, o.At)
+			}
+		}
+		return events, sends, committed
+	}
+	shop()
+	for _, part := range []string{"notify", "confirm"} {
+		require.NoError(t, s.parts[part][0].stop()) // what is handled is committed
+	}
+	events, sends, committed := effects()
+	require.Positive(t, sends)
+	for _, from := range []string{"kafka", "outbox"} {
+		stdout, stderr, code := runOnce(t, s.environ(), "outflow", "rebuild", "all", "--from", from)
+		require.Zero(t, code, stderr)
+		for line := range strings.Lines(stdout) {
+			var told struct {
+				Rebuilt string
+				Events  int64
+			}
+			require.NoError(t, json.Unmarshal([]byte(line), &told), line)
+			require.GreaterOrEqual(t, told.Events, int64(12), "%s: nothing was read again", line)
+		}
+		require.Equal(t, 3, strings.Count(stdout, "\n"), stdout)
+		e, n, c := effects()
+		require.Equal(t, events, e, "events were added")
+		require.Equal(t, sends, n, "mails were claimed")
+		require.Equal(t, committed, c, "a group was put back")
+	}
+	// The workers begin again, and what comes now passes through each partition
+	// behind anything that may have been published again.
+	s.run("notify")
+	s.run("confirm")
+	shop()
+	requireKafkaEqualsOutbox(t, s.client)
+	var claims int64
+	require.NoError(t, s.postgres.QueryRow(t.Context(), `SELECT max(attempts) FROM mail`).Scan(&claims))
+	require.Equal(t, int64(1), claims)
 }
