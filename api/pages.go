@@ -83,7 +83,7 @@ func landing(host string) page {
 			{"/openapi.json", "OpenAPI 3.1", "as JSON"}, {"/openapi.yaml", "OpenAPI 3.1", "as YAML"}, {"/openapi-3.0.json", "OpenAPI 3.0", "for tools that need it"},
 			{"/problems", "Problems", "that the API reports"},
 			{"/api/customers", "Customers", ""}, {"/api/orders", "Orders", ""},
-			{"/api/events", "Events", "all of them from the first on, page by page, or as a stream that goes on"},
+			{"/api/events", "Events", "from the first on, page by page or as a stream, as below"},
 			{"/api/analytics/summary", "Figures", "counted from the events"},
 		},
 		Try: []string{
