@@ -2,10 +2,12 @@ package replicator
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"go.mongodb.org/mongo-driver/v2/bson"
 
 	"outflow/domain"
 	"outflow/internal/consumer"
@@ -26,7 +29,10 @@ import (
 
 var update = flag.Bool("update", false, "add events of types that the corpus lacks; those that are there never change")
 
-const corpus = "testdata/events"
+const (
+	corpus    = "testdata/events"
+	documents = "testdata/documents" // what they become
+)
 
 // recorded is an event as it was published once: the record's key, headers and
 // value, the value as JSON. Its file is named by its type and the version of
@@ -210,6 +216,30 @@ func TestOldEventsAreReplayed(t *testing.T) {
 			_, err := s.rebuild(e)
 			require.NoError(t, err)
 		}
+	}
+}
+
+// Each of them still becomes the document that it became when it was recorded,
+// with the types of its values.
+func TestOldEventsBecomeTheSameDocuments(t *testing.T) {
+	for _, r := range readCorpus(t) {
+		e, err := events.Decode(r.record("x"))
+		require.NoError(t, err)
+		if e.AggregateType == domain.AggregateNotification {
+			continue // not replicated
+		}
+		doc, err := Document(e)
+		require.NoError(t, err)
+		got, err := bson.MarshalExtJSONIndent(doc, true, false, "", "  ")
+		require.NoError(t, err)
+		name := filepath.Join(documents, e.Type+"."+e.AggregateID.String()[34:]+".json")
+		if _, err := os.Stat(name); *update && errors.Is(err, fs.ErrNotExist) {
+			require.NoError(t, os.MkdirAll(documents, 0o755))
+			require.NoError(t, os.WriteFile(name, append(got, '\n'), 0o644))
+		}
+		want, err := os.ReadFile(name)
+		require.NoError(t, err, "run: go test ./replicator -run Document -update")
+		require.Equal(t, string(want), string(got)+"\n", name)
 	}
 }
 
