@@ -15,6 +15,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
+	"outflow/internal/failpoint"
 	"outflow/internal/mongodb"
 )
 
@@ -124,7 +125,13 @@ func (b *books) attempt(ctx context.Context, k *kind, histories []*history, cell
 	if !complete {
 		return false, nil
 	}
+	if err := failpoint.Hit(failpoint.AnalyticsCount); err != nil {
+		return false, err
+	}
 	if done, err := b.writeBuckets(ctx, found, facts); !done || err != nil {
+		return false, err
+	}
+	if err := failpoint.Hit(failpoint.AnalyticsCounted); err != nil {
 		return false, err
 	}
 	if len(writes) == 0 {
@@ -133,7 +140,7 @@ func (b *books) attempt(ctx context.Context, k *kind, histories []*history, cell
 	if err := errors.Join(mongodb.ReplaceOlder(ctx, b.collection(k.name), writes)...); err != nil {
 		return false, err
 	}
-	return true, nil
+	return true, failpoint.Hit(failpoint.AnalyticsWritten)
 }
 
 // place is a counter of a cell.

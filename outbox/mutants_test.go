@@ -28,6 +28,8 @@ func TestDefencesAreTested(t *testing.T) {
 		"TestRow09HugeTransactionIsPublishedWhole":               {"relay.split"},
 		"TestRow09MemoryIsBounded":                               {"relay.gathers-all"},
 		"TestRow10LargestEventFitsIntoARecord":                   {"outbox.any-size"},
+		"TestRow11BrokerIsDown":                                  {"relay.gives-up"},
+		"TestRow11LeaderMoves":                                   {"relay.no-retries"},
 		"TestRow11OutcomeOfACommitIsUnknown":                     {"relay.presume-done"},
 		"TestRow12KafkaLostData/topic":                           {"relay.trusting-kafka"},
 		"TestRow13PartitionsWereAdded":                           {"relay.any-partitions"},

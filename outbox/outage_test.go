@@ -73,11 +73,15 @@ func TestRow11BrokerIsDown(t *testing.T) {
 	stop()
 	w.equal(t)
 
-	// Away when the relay starts.
+	// Away when the relay starts, for longer than its clients are patient.
 	require.NoError(t, r.stop())
 	end = outage(w.kafka.Fake)
 	wr.write(t, 10)
-	r = w.run(t, func(c *Config) { c.retry = 10 * time.Millisecond })
+	r = w.run(t, func(c *Config) {
+		c.retry = 10 * time.Millisecond
+		c.KafkaOptions = append(c.KafkaOptions, kgo.RequestRetries(1))
+	})
+	r.await(t, "failures", func(s Stats) bool { return s.Failures >= 3 })
 	end()
 	r.awaitState(t, StateStreaming)
 	w.equal(t)

@@ -81,7 +81,7 @@ func (s *session) newPublisher(ctx context.Context) (*publisher, error) {
 		name += rand.Text()
 	}
 	for i := range transactionalIDs {
-		k, err := kgo.NewClient(s.cfg.kafkaOpts(
+		opts := s.cfg.kafkaOpts(
 			kgo.TransactionalID(fmt.Sprintf("%s-%d", name, i)),
 			kgo.TransactionTimeout(s.cfg.TransactionTimeout),
 			kgo.RequiredAcks(kgo.AllISRAcks()),
@@ -91,7 +91,11 @@ func (s *session) newPublisher(ctx context.Context) (*publisher, error) {
 			kgo.MaxBufferedBytes(bufferedBytes),
 			kgo.RecordDeliveryTimeout(time.Minute),
 			kgo.ConcurrentTransactionsBackoff(5*time.Millisecond),
-		)...)
+		)
+		if failpoint.Mutant("relay.no-retries") {
+			opts = append(opts, kgo.RecordRetries(0))
+		}
+		k, err := kgo.NewClient(opts...)
 		if err != nil {
 			p.close()
 			return nil, fatalf("make a Kafka producer: %w", err)
@@ -153,9 +157,6 @@ func (p *publisher) wait(ctx context.Context, in <-chan chunk) (chunk, bool, err
 		case <-ctx.Done():
 			return chunk{}, false, context.Cause(ctx)
 		case c, ok := <-in:
-			if failpoint.Mutant("relay.early-confirm") && p.committed != nil && c.marked {
-				p.committed(c.at)
-			}
 			if !ok || len(c.records) > 0 || len(p.carry) > 0 || c.force {
 				return c, ok, nil
 			}

@@ -19,6 +19,7 @@ import (
 
 	"outflow/domain"
 	"outflow/internal/events"
+	"outflow/internal/failpoint"
 	"outflow/internal/failpoint/mutanttest"
 	"outflow/internal/kafkatest"
 	"outflow/internal/pgtest"
@@ -394,8 +395,12 @@ func TestRow06IdlePublicationBesideBusyDatabase(t *testing.T) {
 	wr := w.writer(t, 1)
 	var mu sync.Mutex
 	var hold chan struct{}
+	var told atomic.Int64 // how often PostgreSQL was
 	r := w.run(t, func(c *Config) {
 		c.hook = func(point string) error {
+			if point == failpoint.RelayConfirmed {
+				told.Add(1)
+			}
 			mu.Lock()
 			h := hold
 			mu.Unlock()
@@ -436,7 +441,17 @@ func TestRow06IdlePublicationBesideBusyDatabase(t *testing.T) {
 	var held lsn // the event's commit comes after it
 	require.NoError(t, held.UnmarshalText([]byte(at)))
 	after := busy()
-	require.Never(t, func() bool { return w.confirmed(t) > held }, 500*time.Millisecond, 20*time.Millisecond)
+	require.Eventually(t, func() bool {
+		var sent string
+		require.NoError(t, w.db.Pool.QueryRow(t.Context(), `SELECT sent_lsn::text FROM pg_replication_slots JOIN pg_stat_replication ON pid = active_pid WHERE slot_name = $1`, w.slotName()).Scan(&sent))
+		var l lsn
+		require.NoError(t, l.UnmarshalText([]byte(sent)))
+		return l >= after
+	}, patience, 5*time.Millisecond, "the event is sent to the relay")
+	for before := told.Load(); told.Load() < before+4; { // every second, whatever comes
+		require.LessOrEqual(t, w.confirmed(t), held)
+	}
+	require.LessOrEqual(t, w.confirmed(t), held)
 	mu.Lock()
 	hold = nil
 	mu.Unlock()

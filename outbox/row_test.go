@@ -147,6 +147,7 @@ func TestRow11LeaderMoves(t *testing.T) {
 	stop()
 	w.equal(t)
 	require.Zero(t, r.Stats().Heals)
+	require.Zero(t, r.Stats().Failures, "what was begun goes to the new leader")
 	var all int64
 	require.NoError(t, w.db.Pool.QueryRow(t.Context(), `SELECT count(*) FROM outbox`).Scan(&all))
 	require.Equal(t, all, r.Stats().Published)

@@ -60,7 +60,10 @@ func (s *session) stream(soft, hard context.Context, pub *publisher) error {
 	f := &feedback{session: s, conn: r.conn, wake: make(chan struct{}, 1)}
 	f.confirmed.Store(uint64(from.LSN))
 	r.answer = f.poke
-	pub.committed = func(p progress) { f.confirmed.Store(uint64(p.LSN)); f.poke() }
+	confirm := func(p progress) { f.confirmed.Store(uint64(p.LSN)); f.poke() }
+	if pub.committed = confirm; failpoint.Mutant("relay.early-confirm") {
+		pub.committed, r.early = nil, confirm
+	}
 	pub.points = points
 	defer func() { pub.committed, pub.points = nil, nil }()
 
@@ -201,8 +204,9 @@ type streamReader struct {
 	*session
 	conn   *pgconn.PgConn
 	ahead  *bufio.Reader
-	answer func() // the server wants to hear from us
-	start  lsn    // transactions that committed before are published
+	answer func()         // the server wants to hear from us
+	early  func(progress) // set in a mutant: what was read is confirmed
+	start  lsn            // transactions that committed before are published
 	at     progress
 
 	outbox  uint32    // the relation's OID, as announced on this connection
@@ -266,6 +270,9 @@ func (r *streamReader) run(ctx context.Context, out chan<- chunk) error {
 func (r *streamReader) flush(ctx context.Context, out chan<- chunk) error {
 	c := r.buf
 	r.buf, r.bytes = chunk{}, 0
+	if r.early != nil && c.marked {
+		r.early(c.at)
+	}
 	return send(ctx, out, c)
 }
 

@@ -10,6 +10,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo"
 
 	"outflow/domain"
+	"outflow/internal/failpoint"
 	"outflow/internal/mongodb"
 	"outflow/replicator"
 )
@@ -163,7 +164,7 @@ func judge(s suspect, doc bson.Raw, row domain.Event, there bool, logged domain.
 	case version > row.AggregateVersion:
 		f.Kind = Ahead
 		return f, true, nil
-	case version == row.AggregateVersion && same(want, doc):
+	case version == row.AggregateVersion && (same(want, doc) || failpoint.Mutant("verify.versions-only")):
 		return nil, true, nil
 	case logged.AggregateVersion == version:
 		told, err := replicator.Document(logged)

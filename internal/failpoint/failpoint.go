@@ -32,6 +32,10 @@ const (
 	ReplicatorWrite   = "replicator.write"   // before a bulk write
 	ReplicatorWritten = "replicator.written" // after it
 
+	AnalyticsCount   = "analytics.count"   // before a batch is counted
+	AnalyticsCounted = "analytics.counted" // it is in the buckets, not in the facts
+	AnalyticsWritten = "analytics.written" // and in the facts
+
 	ConfirmerDecide  = "confirmer.decide"  // before orders are decided
 	ConfirmerDecided = "confirmer.decided" // that is committed
 

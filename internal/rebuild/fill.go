@@ -12,6 +12,7 @@ import (
 	"outflow/domain"
 	"outflow/internal/consumer"
 	"outflow/internal/events"
+	"outflow/internal/failpoint"
 )
 
 const (
@@ -251,6 +252,11 @@ func (r *runner) take(ctx context.Context, fetches kgo.Fetches) error {
 		}
 	})
 	batch = slices.DeleteFunc(batch, func(m consumer.Message) bool { return slices.Contains(bad, held{m.Topic, m.Event.Key}) })
+	if failpoint.Mutant("rebuild.notes-first") && len(batch) > 0 {
+		if err := errors.Join(r.write(ctx, func(c *control) { c.Places = places }), r.at(Filled)); err != nil {
+			return err
+		}
+	}
 	left, err := r.apply(ctx, batch)
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
 	"outflow/internal/consumer"
+	"outflow/internal/failpoint"
 	"outflow/internal/mongodb"
 )
 
@@ -54,6 +55,9 @@ func (r *runner) pause(ctx context.Context) error {
 	ends, err := r.ends(ctx)
 	if err != nil {
 		return err
+	}
+	if failpoint.Mutant("rebuild.early-swap") {
+		ends = nil
 	}
 	if err := r.follow(ctx, ends); err != nil {
 		return err
