@@ -165,7 +165,19 @@ type reading struct {
 	sql  string
 	lock string // the clause that locks the row for a change
 	args []any
-	scan func(pgx.Row) error
+	// scan reads a row into what is its own; put hands that to whoever asked.
+	scan func(pgx.Row) (put func(), err error)
+}
+
+// queue has the row read with a lock, in a batch that its caller waits for.
+func (r reading) queue(b *pgx.Batch) {
+	b.Queue(r.sql+r.lock, r.args...).QueryRow(func(row pgx.Row) error {
+		put, err := r.scan(row)
+		if err == nil {
+			put()
+		}
+		return found(r.what, err)
+	})
 }
 
 // optimisticAttempts is how often a change is tried without locking first: the
@@ -180,10 +192,7 @@ func (s *Store) modify(ctx context.Context, r reading, st *statement, decide fun
 	return retry(ctx, func() error {
 		attempt++
 		if attempt > optimisticAttempts {
-			read := func(b *pgx.Batch) {
-				b.Queue(r.sql+r.lock, r.args...).QueryRow(func(row pgx.Row) error { return found(r.what, r.scan(row)) })
-			}
-			return s.lockAndWrite(ctx, read, st, func() ([]change, error) {
+			return s.lockAndWrite(ctx, r.queue, st, func() ([]change, error) {
 				c, err := decide()
 				if err != nil || c == nil {
 					return nil, err
@@ -191,7 +200,7 @@ func (s *Store) modify(ctx context.Context, r reading, st *statement, decide fun
 				return []change{*c}, nil
 			})
 		}
-		if err := r.scan(s.pool.QueryRow(ctx, r.sql, r.args...)); err != nil {
+		if err := s.read(ctx, r); err != nil {
 			return found(r.what, err)
 		}
 		c, err := decide()

@@ -136,7 +136,8 @@ const selectCustomer = `SELECT ` + customerColumns + ` FROM customers c WHERE c.
 
 // Customer returns a customer, or CodeNotFound.
 func (s *Store) Customer(ctx context.Context, id domain.ID) (domain.Customer, error) {
-	c, err := scanCustomer(s.pool.QueryRow(ctx, selectCustomer, uuidOf(id)))
+	var c domain.Customer
+	err := s.read(ctx, readCustomer(id, &c))
 	return c, wrap("read a customer", found("customer", err))
 }
 
@@ -180,9 +181,9 @@ func (s *Store) UpdateCustomer(ctx context.Context, id domain.ID, pre Preconditi
 func readCustomer(id domain.ID, c *domain.Customer) reading {
 	return reading{
 		what: "customer", sql: selectCustomer, lock: ` FOR NO KEY UPDATE OF c`, args: []any{uuidOf(id)},
-		scan: func(row pgx.Row) (err error) {
-			*c, err = scanCustomer(row)
-			return err
+		scan: func(row pgx.Row) (func(), error) {
+			got, err := scanCustomer(row)
+			return func() { *c = got }, err
 		},
 	}
 }
@@ -200,7 +201,7 @@ func (s *Store) DeleteCustomer(ctx context.Context, id domain.ID, pre Preconditi
 	// lock is granted, and the next statement sees the order; or it waits for
 	// this transaction, and finds the customer deleted.
 	read := func(b *pgx.Batch) {
-		b.Queue(r.sql+r.lock, r.args...).QueryRow(func(row pgx.Row) error { return found(r.what, r.scan(row)) })
+		r.queue(b)
 		b.Queue(selectHasOpenOrders, uuidOf(id)).QueryRow(func(row pgx.Row) error { return row.Scan(&open) })
 	}
 	err := retry(ctx, func() error {

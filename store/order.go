@@ -122,7 +122,8 @@ const selectOrder = `SELECT ` + orderColumns + ` FROM orders o WHERE o.id = $1 A
 
 // Order returns an order, or CodeNotFound.
 func (s *Store) Order(ctx context.Context, id domain.ID) (domain.Order, error) {
-	o, err := scanOrder(s.pool.QueryRow(ctx, selectOrder, uuidOf(id)))
+	var o domain.Order
+	err := s.read(ctx, readOrder(id, &o))
 	return o, wrap("read an order", found("order", err))
 }
 
@@ -242,9 +243,9 @@ func (s *Store) orderChange(id domain.ID, d domain.Change[domain.Order], m domai
 func readOrder(id domain.ID, o *domain.Order) reading {
 	return reading{
 		what: "order", sql: selectOrder, lock: ` FOR NO KEY UPDATE OF o`, args: []any{uuidOf(id)},
-		scan: func(row pgx.Row) (err error) {
-			*o, err = scanOrder(row)
-			return err
+		scan: func(row pgx.Row) (func(), error) {
+			got, err := scanOrder(row)
+			return func() { *o = got }, err
 		},
 	}
 }
@@ -257,11 +258,10 @@ FROM orders o JOIN customers c ON c.id = o.customer_id WHERE o.id = $1 AND o.del
 func readOrderAndCustomer(id domain.ID, o *domain.Order, c *domain.Customer) reading {
 	return reading{
 		what: "order", sql: selectOrderAndCustomer, lock: ` FOR NO KEY UPDATE OF o`, args: []any{uuidOf(id)},
-		scan: func(row pgx.Row) (err error) {
+		scan: func(row pgx.Row) (func(), error) {
 			var order orderRow
-			*c, err = scanCustomer(row, order.targets()...)
-			*o = order.order()
-			return err
+			customer, err := scanCustomer(row, order.targets()...)
+			return func() { *c, *o = customer, order.order() }, err
 		},
 	}
 }

@@ -58,7 +58,7 @@ var errAlone = errors.New("the shared statement was given up")
 
 // counters are what [Stats] shows.
 type counters struct {
-	statements, changes, givenUp, keysRemoved, cleanErrors atomic.Int64
+	statements, changes, givenUp, readTrips, reads, keysRemoved, cleanErrors atomic.Int64
 }
 
 // Stats tells what a store did since it was made.
@@ -67,6 +67,8 @@ type Stats struct {
 	SharedStatements int64 // statements of committers
 	SharedChanges    int64 // the changes in them
 	GivenUp          int64 // those statements that failed, so that their changes were written one by one
+	SharedReadTrips  int64 // round trips of readers
+	SharedReads      int64 // the readings in them
 	KeysRemoved      int64 // idempotency keys that had expired
 	CleanErrors      int64 // failures to remove them; it is tried again
 }
@@ -74,12 +76,13 @@ type Stats struct {
 // Stats returns the counters as they are now.
 func (s *Store) Stats() Stats {
 	c := &s.counters
-	return Stats{s.shared.Load() != nil, c.statements.Load(), c.changes.Load(), c.givenUp.Load(), c.keysRemoved.Load(), c.cleanErrors.Load()}
+	return Stats{s.shared.Load() != nil, c.statements.Load(), c.changes.Load(), c.givenUp.Load(), c.readTrips.Load(), c.reads.Load(), c.keysRemoved.Load(), c.cleanErrors.Load()}
 }
 
-// Run lets changes that arrive together share statements, and removes expired
-// idempotency keys, until ctx is done. Before and after that, every change has a statement of its own: nothing but
-// speed depends on Run. It returns nil when everything that it took is written.
+// Run lets changes that arrive together share statements, and readings share
+// round trips, and removes expired idempotency keys, until ctx is done. Before
+// and after that, each goes by itself: nothing but speed depends on Run. It
+// returns nil when everything that it took is written.
 // A store runs at most once at a time.
 func (s *Store) Run(ctx context.Context) error {
 	c := &committers{lanes: map[*statement]chan *command{}, stopped: make(chan struct{})}
@@ -89,7 +92,10 @@ func (s *Store) Run(ctx context.Context) error {
 	if !s.shared.CompareAndSwap(nil, c) {
 		return errors.New("the store runs already")
 	}
+	r := &readers{lane: make(chan *asked), stopped: c.stopped}
 	var wg sync.WaitGroup
+	r.run(s, &wg)
+	s.reading.Store(r)
 	for st, lane := range c.lanes {
 		for range s.cfg.Committers {
 			wg.Go(func() { c.serve(s, st, lane) })
@@ -98,6 +104,7 @@ func (s *Store) Run(ctx context.Context) error {
 	wg.Go(func() { s.cleanKeys(ctx) })
 	<-ctx.Done()
 	s.shared.Store(nil)
+	s.reading.Store(nil)
 	close(c.stopped)
 	wg.Wait()
 	return nil
@@ -130,21 +137,9 @@ func (c *committers) commit(ctx context.Context, st *statement, ch change) (bool
 // serve is a committer.
 func (c *committers) serve(s *Store, st *statement, lane <-chan *command) {
 	for {
-		var waiting []*command
-		select {
-		case cmd := <-lane:
-			waiting = append(waiting, cmd)
-		case <-c.stopped:
+		waiting := gather(lane, c.stopped)
+		if waiting == nil {
 			return
-		}
-	more:
-		for len(waiting) < maxShared {
-			select {
-			case cmd := <-lane:
-				waiting = append(waiting, cmd)
-			default:
-				break more
-			}
 		}
 		for len(waiting) > 0 {
 			var now []*command

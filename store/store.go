@@ -43,6 +43,7 @@ type Store struct {
 	cfg  Config
 
 	shared   atomic.Pointer[committers] // nil while the store doesn't run
+	reading  atomic.Pointer[readers]    // the same
 	counters counters
 	keys     keysInFlight
 	feed     *outbox.Feed
