@@ -336,6 +336,8 @@ func TestTheDocumentationNeedsNoNetwork(t *testing.T) {
 	require.NotContains(t, page.Raw, "://")
 	require.Contains(t, page.Header.Get("Content-Security-Policy"), "default-src 'none'; script-src 'self'")
 	require.Contains(t, page.Raw, `/docs/rapidoc-min.js`)
+	require.Contains(t, page.Raw, `/docs/docs.js`)
+	require.Contains(t, s.do("GET", "/docs/docs.js", nil).is(200).Raw, `json("/openapi.json")`)
 	script := s.do("GET", "/docs/rapidoc-min.js", nil).is(200)
 	require.Equal(t, "text/javascript; charset=utf-8", script.Header.Get("Content-Type"))
 	s.do("GET", "/docs/rapidoc-min.js", nil, "If-None-Match: "+script.Header.Get("ETag")).is(304)

@@ -53,6 +53,7 @@ func (a *api) addPages() {
 
 	for path, f := range map[string]struct{ name, contentType string }{
 		"/docs":                            {"docs.html", "text/html; charset=utf-8"},
+		"/docs/docs.js":                    {"docs.js", "text/javascript; charset=utf-8"},
 		"/docs/style.css":                  {"style.css", "text/css; charset=utf-8"},
 		"/docs/rapidoc-min.js":             {"rapidoc-min.js", "text/javascript; charset=utf-8"},
 		"/docs/rapidoc-min.js.LICENSE.txt": {"rapidoc-min.js.LICENSE.txt", "text/plain; charset=utf-8"},
