@@ -32,7 +32,7 @@ func main() {
 }
 
 // figures are all that can be measured, in the order of docs/performance.md.
-var figures = slices.Concat(apiFigures, relayFigures)
+var figures = slices.Concat(apiFigures, relayFigures, deliveryFigures, visibleFigures, replicaFigures)
 
 // options are the flags.
 type options struct {
