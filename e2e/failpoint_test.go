@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"strconv"
 	"strings"
@@ -26,7 +27,10 @@ var faultPoints = map[string][]string{
 		failpoint.RelayConfirm, failpoint.RelayConfirmed, failpoint.RelayHandover,
 	},
 	"replicate": {failpoint.ReplicatorWrite, failpoint.ReplicatorWritten, failpoint.ConsumerSave, failpoint.ConsumerSaved},
-	"confirm":   {failpoint.ConfirmerDecide, failpoint.ConfirmerDecided, failpoint.ConsumerSave, failpoint.ConsumerSaved},
+	"analyze": {
+		failpoint.AnalyticsCount, failpoint.AnalyticsCounted, failpoint.AnalyticsWritten, failpoint.ConsumerSave, failpoint.ConsumerSaved,
+	},
+	"confirm": {failpoint.ConfirmerDecide, failpoint.ConfirmerDecided, failpoint.ConsumerSave, failpoint.ConsumerSaved},
 	"notify": {
 		failpoint.NotifierClaimed, failpoint.NotifierData, failpoint.NotifierSent, failpoint.NotifierMarked,
 		failpoint.ConsumerSave, failpoint.ConsumerSaved,
@@ -35,7 +39,7 @@ var faultPoints = map[string][]string{
 
 // faultShare is how many of the faults strike a part: a relay is back at once,
 // a worker's partitions wait for its session to run out.
-var faultShare = map[string]int{"relay": 49, "replicate": 17, "confirm": 17, "notify": 17}
+var faultShare = map[string]int{"relay": 36, "replicate": 16, "analyze": 16, "confirm": 16, "notify": 16}
 
 // A fault is what happens to a process that passes a failpoint for the n-th
 // time: it is killed, or it is paused, replaced, and woken up as a zombie.
@@ -122,7 +126,47 @@ func TestKilledAtFailpoints(t *testing.T) {
 	requireKafkaEqualsOutbox(t, s.client)
 	requireReplicaEqualsOutbox(t, s.client, "customers", domain.AggregateCustomer)
 	requireReplicaEqualsOutbox(t, s.client, "orders", domain.AggregateOrder)
+	requireFiguresEqualPostgreSQL(t, s.client)
 	requireEveryMailArrived(t, s.client, struck["notify"].kills+struck["notify"].pauses)
+}
+
+// A notifier is killed when a mail that is refused for good, and what comes
+// behind it, is in the dead-letter topic, and that its key is parked is not
+// written. The next one parks both once, and they are sent in order when an
+// operator has them tried again.
+func TestKilledAtFailpointsOfParking(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("starts servers")
+	}
+	if !failpoint.Enabled {
+		t.Skip("needs the build tag failpoints")
+	}
+	s := startSystem(t, 0)
+	s.run("relay")
+	s.fault(`{"kind": "permfail", "count": 2, "to": "ada@example.com"}`)
+	killed := start(t, s.environ(failpoint.Env+"="+failpoint.ConsumerParked+"=kill"), "outflow", "notify")
+	ada := s.createCustomer(map[string]any{"name": "Ada", "email": "ada@example.com"})
+	s.do("POST", "/api/orders/"+s.placeOrder(ada.ID).ID.String()+"/cancel", nil, http.StatusOK)
+	select {
+	case <-killed.done:
+	case <-time.After(patience):
+		require.Fail(t, "nothing is parked")
+	}
+	status, ok := killed.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	require.True(t, ok && status.Signal() == syscall.SIGKILL, "it ended by itself: %v", killed.err)
+
+	s.run("notify")
+	require.Eventually(t, func() bool { return len(s.parked("notifier")) == 2 }, patience, 50*time.Millisecond)
+	letters := s.parked("notifier")
+	require.Contains(t, letters[0].Reason, "550")
+	require.Equal(t, letters[0].ID, *letters[1].Behind)
+	require.Empty(t, s.mails())
+	s.dlq(0, "retry", "notifier", "--all")
+	require.Empty(t, s.parked("notifier"))
+	mails := s.mailTo("ada@example.com", 2)
+	require.Contains(t, mails[0].Subject, "Welcome")
+	require.Len(t, s.mails(), 2)
 }
 
 // strikes are the faults of one part.

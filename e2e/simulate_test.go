@@ -119,7 +119,7 @@ const (
 	revenueSQL = `SELECT currency, sum(amount) AS amount, coalesce(sum(amount) FILTER (WHERE NOT refund), 0) AS confirmed,
 		coalesce(-sum(amount) FILTER (WHERE refund), 0) AS refunded, count(*) FILTER (WHERE NOT refund) AS orders, count(*) FILTER (WHERE refund) AS refunds
 	FROM (` + transactionsSQL + `) t GROUP BY currency ORDER BY currency`
-	byStatusSQL = `SELECT (SELECT count(*) FROM orders WHERE status = s AND created_at > $1 AND created_at <= $2) AS n
+	byStatusSQL = `SELECT (SELECT count(*) FROM orders WHERE status = s AND deleted_at IS NULL AND created_at > $1 AND created_at <= $2) AS n
 	FROM unnest($3::text[]) WITH ORDINALITY AS u (s, i) ORDER BY i`
 )
 
@@ -148,7 +148,7 @@ func requireFiguresEqualPostgreSQL(t *testing.T, c *client) {
 			"orders_by_status":   counts,
 			"revenue":            records(t, c, revenueSQL, from, to),
 			"customers_active":   float64(query[int](t, c, `SELECT count(*) FROM customers WHERE status = 'active' AND deleted_at IS NULL`)[0]),
-			"customers_ordering": float64(query[int](t, c, `SELECT count(DISTINCT customer_id) FROM orders WHERE created_at > $1 AND created_at <= $2`, from, to)[0]),
+			"customers_ordering": float64(query[int](t, c, `SELECT count(DISTINCT customer_id) FROM orders WHERE deleted_at IS NULL AND created_at > $1 AND created_at <= $2`, from, to)[0]),
 		}
 	}
 	var got, want map[string]any
@@ -184,7 +184,7 @@ func requireFiguresEqualPostgreSQL(t *testing.T, c *client) {
 		require.Equal(t, ranks[i].(map[string]any)["amount"], list[i].(map[string]any)["amount"])
 	}
 
-	for _, id := range query[string](t, c, `SELECT id::text FROM customers ORDER BY id`) {
+	for _, id := range query[string](t, c, `SELECT id::text FROM customers WHERE deleted_at IS NULL ORDER BY id`) {
 		answer, from, to := ask("/api/customers/" + id + "/transactions?window=6h")
 		var got []any
 		for _, one := range answer["data"].([]any) {
