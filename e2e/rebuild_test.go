@@ -69,9 +69,17 @@ func TestRow18RebuildsAreKilledBesideLiveTraffic(t *testing.T) {
 
 		stdout, stderr, code := runOnce(t, s.environ(), "outflow", "rebuild", "customers")
 		require.Zero(t, code, "%s: %s", point, stderr)
-		var told struct{ Rebuilt, Collection string }
+		var told struct {
+			Rebuilt string
+			Resumed bool
+		}
 		require.NoError(t, json.Unmarshal([]byte(stdout), &told), stdout)
 		require.Equal(t, "customers", told.Rebuilt)
+		// Once it was decided to swap, the replicator that is awake completes it,
+		// and another rebuild is another one.
+		if point != "rebuild.swapping" && point != "rebuild.swapped" {
+			require.True(t, told.Resumed, "%s: it began again", point)
+		}
 
 		require.NoError(t, asleep.Signal(syscall.SIGCONT))
 		close(done)

@@ -61,9 +61,10 @@ type Log struct {
 	// more of them, Kafka is read several times. 2 million when 0.
 	MaxAggregates int64
 
-	log    *outbox.Log
-	extent outbox.Extent
-	report *LogReport
+	log        *outbox.Log
+	extent     outbox.Extent
+	aggregates int64 // how many the log has
+	report     *LogReport
 }
 
 // LogReport is what a check found.
@@ -146,6 +147,7 @@ func (l *Log) chains(ctx context.Context) error {
 		same := e.AggregateID == last.AggregateID
 		switch {
 		case !same:
+			l.aggregates++
 			if err := tip(); err != nil {
 				return err
 			}
@@ -290,7 +292,9 @@ func (l *Log) kafka(ctx context.Context) error {
 		starts[p], ends[p] = s.Offset, o.Offset
 		records += o.Offset - s.Offset
 	})
-	passes := max(1, (max(records, l.extent.Events)+l.MaxAggregates-1)/l.MaxAggregates)
+	// What Kafka has beyond the log may be of further aggregates, or markers.
+	aggregates := l.aggregates + max(0, records-l.report.Events)
+	passes := max(1, (aggregates+l.MaxAggregates-1)/l.MaxAggregates)
 	for n := range passes {
 		p := &pass{Log: l, n: n, of: passes, at: map[domain.ID]int64{}, missing: map[version]bool{}}
 		if err := p.read(ctx, starts, ends); err != nil {

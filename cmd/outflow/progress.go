@@ -23,11 +23,16 @@ type meter struct {
 
 func newMeter(w io.Writer, asJSON bool) *meter {
 	m := &meter{w: w}
-	if file, ok := w.(*os.File); ok && !asJSON && term.IsTerminal(int(file.Fd())) {
+	if !asJSON && isTerminal(w) {
 		m.bar = progressbar.NewOptions64(-1, progressbar.OptionSetWriter(w), progressbar.OptionFullWidth(),
 			progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetPredictTime(true), progressbar.OptionClearOnFinish())
 	}
 	return m
+}
+
+func isTerminal(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd()))
 }
 
 // show says that done of total are done of what; total is 0 when not known.
@@ -74,8 +79,15 @@ func (m *meter) say(format string, args ...any) {
 		_ = json.NewEncoder(m.w).Encode(map[string]string{"message": fmt.Sprintf(format, args...)})
 		return
 	}
-	_ = m.bar.Clear()
+	m.clear()
 	fmt.Fprintf(m.w, format+"\n", args...)
+}
+
+// clear makes room for a line that is printed elsewhere on the same terminal.
+func (m *meter) clear() {
+	if m.bar != nil {
+		_ = m.bar.Clear()
+	}
 }
 
 func (m *meter) finish() {

@@ -2,10 +2,10 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -70,7 +70,13 @@ Needs:
 			if err != nil {
 				return err
 			}
-			r := rebuilding{vars: vars, from: rebuild.Source(from), dryRun: dryRun, meter: newMeter(stderr, asJSON), stderr: stderr, stdout: json.NewEncoder(stdout)}
+			r := rebuilding{
+				vars: vars, from: rebuild.Source(from), dryRun: dryRun, meter: newMeter(stderr, asJSON), log: vars.Logger(stderr),
+			}
+			r.out = printer{stdout, asJSON || !isTerminal(stdout), r.meter}
+			if r.meter.bar == nil { // whoever reads the lines wants no others among them
+				r.log = slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+			}
 			if until != "" {
 				if r.until, err = time.Parse(time.RFC3339Nano, until); err != nil {
 					return app.UsageError(fmt.Errorf("--until is a time such as 2026-11-20T00:00:00Z"))
@@ -81,7 +87,11 @@ Needs:
 			}
 			defer r.meter.finish()
 			for _, name := range names {
-				if err := r.one(cmd.Context(), name); err != nil {
+				err := r.one(cmd.Context(), name)
+				if cmd.Context().Err() != nil {
+					return fmt.Errorf("rebuild %s: interrupted; what is done is kept, and the next rebuild goes on with it", name)
+				}
+				if err != nil {
 					return fmt.Errorf("rebuild %s: %w", name, err)
 				}
 			}
@@ -102,8 +112,8 @@ type rebuilding struct {
 	until  time.Time
 	dryRun bool
 	meter  *meter
-	stderr io.Writer
-	stdout *json.Encoder
+	log    *slog.Logger
+	out    printer
 }
 
 // rebuiltLine is what is printed of each.
@@ -115,11 +125,12 @@ type rebuiltLine struct {
 	Resumed    bool    `json:"resumed"`
 	ByOther    bool    `json:"by_another"`
 	Seconds    float64 `json:"seconds"`
+	AsOf       bool    `json:"-"` // whether the live one was left alone
 }
 
 func (r *rebuilding) one(ctx context.Context, name string) error {
 	cfg := rebuild.Config{
-		From: r.from, Brokers: r.vars.KafkaBrokers, Until: r.until, Logger: r.vars.Logger(r.stderr),
+		From: r.from, Brokers: r.vars.KafkaBrokers, Until: r.until, Logger: r.log,
 		OnProgress: func(p rebuild.Progress) { r.meter.show(name+" "+p.Phase, p.Done, p.Total) },
 		OnWait:     func(who string) { r.meter.say("%s is being rebuilt by %s: waiting", name, who) },
 	}
@@ -151,9 +162,10 @@ func (r *rebuilding) one(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
-		return r.stdout.Encode(map[string]any{"would_rebuild": name, "from": r.from, "events": plan})
+		r.out.print(map[string]any{"would_rebuild": name, "from": r.from, "events": plan}, "%s: about %d events from %s", name, plan, r.from)
+		return nil
 	}
-	line := rebuiltLine{Rebuilt: name}
+	line := rebuiltLine{Rebuilt: name, AsOf: !r.until.IsZero()}
 	var res rebuild.Result
 	var err error
 	if i >= 0 {
@@ -165,7 +177,25 @@ func (r *rebuilding) one(ctx context.Context, name string) error {
 		return err
 	}
 	line.Events, line.LeftOut, line.Resumed, line.ByOther, line.Seconds = res.Events, res.LeftOut, res.Resumed, res.ByOther, res.Took.Seconds()
-	return r.stdout.Encode(line)
+	r.out.print(line, "%s", line)
+	return nil
+}
+
+func (l rebuiltLine) String() string {
+	if l.ByOther {
+		return l.Rebuilt + ": rebuilt by the other one"
+	}
+	s := fmt.Sprintf("%s: rebuilt from %d events in %.1f s", l.Rebuilt, l.Events, l.Seconds)
+	if l.Resumed {
+		s += ", going on with what was done before"
+	}
+	if l.LeftOut > 0 {
+		s += fmt.Sprintf("; %d keys have events that can't be applied: see outflow dlq list", l.LeftOut)
+	}
+	if l.AsOf {
+		s += ", in the collection " + l.Collection
+	}
+	return s
 }
 
 func topicsOf(vars app.Config, aggregateTypes []string) []string {

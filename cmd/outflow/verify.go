@@ -83,7 +83,7 @@ Needs:
 			}
 			m := newMeter(stderr, asJSON)
 			defer m.finish()
-			p := printer{stdout, asJSON}
+			p := printer{stdout, asJSON, m}
 			if log {
 				l := &verify.Log{
 					Store: store.New(pool, store.Config{}), PostgresURL: vars.PostgresURL, Brokers: vars.KafkaBrokers,
@@ -137,9 +137,11 @@ Needs:
 type printer struct {
 	w      io.Writer
 	asJSON bool
+	meter  *meter
 }
 
 func (p printer) print(v any, format string, args ...any) {
+	p.meter.clear()
 	if p.asJSON {
 		_ = json.NewEncoder(p.w).Encode(v) // who reads it may have left
 		return

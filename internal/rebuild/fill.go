@@ -17,7 +17,7 @@ import (
 
 const (
 	maxBatch = 1000 // events that are applied together
-	workers  = 4    // batches that are applied at once
+	workers  = 8    // batches, of partitions each, that are applied at once
 	maxPoll  = 8000 // events that are polled together
 	maxHeld  = 1000 // keys whose events are left out
 )
@@ -129,7 +129,7 @@ func (r *runner) scan(ctx context.Context) error {
 			m.Partition = r.partition(m)
 			batch = append(batch, m)
 		}
-		left, err := r.apply(ctx, batch)
+		left, applied, err := r.apply(ctx, batch)
 		if err != nil {
 			return err
 		}
@@ -139,7 +139,7 @@ func (r *runner) scan(ctx context.Context) error {
 			return err
 		}
 		return r.note(ctx, func(c *control) {
-			c.Scan.Position, c.Done, c.Held = last, c.Done+int64(len(batch)), append(slices.Clone(c.Held), left...)
+			c.Scan.Position, c.Done, c.Held = last, c.Done+applied, append(slices.Clone(c.Held), left...)
 		})
 	})
 	if err != nil {
@@ -193,24 +193,27 @@ func (r *runner) follow(ctx context.Context, ends map[consumer.Partition]int64) 
 	if err != nil {
 		return fmt.Errorf("configure the Kafka client: %w", err)
 	}
-	defer client.Close()
-	for left := total; left > 0; left = r.left(ends) {
-		// Also when nothing comes, the others must see that this one lives.
-		poll, cancel := context.WithTimeout(ctx, r.Lease/4)
-		fetches := client.PollRecords(poll, maxPoll)
+	ctx, cancel := context.WithCancel(ctx)
+	polls := make(chan polled)
+	go func() {
+		defer close(polls)
+		r.poll(ctx, client, polls)
+	}()
+	defer func() {
 		cancel()
-		if ctx.Err() != nil {
+		for range polls {
+		}
+		client.Close()
+	}()
+	for left := total; left > 0; left = r.left(ends) {
+		p, ok := <-polls
+		switch {
+		case ctx.Err() != nil || !ok:
 			return ctx.Err()
+		case p.err != nil:
+			return p.err
 		}
-		for _, f := range fetches.Errors() {
-			if lost, ok := errors.AsType[*kgo.ErrDataLoss](f.Err); ok {
-				return &consumer.DataLossError{Partition: consumer.Partition{Topic: f.Topic, Partition: f.Partition}, Next: lost.ConsumedTo, Start: -1, End: -1, Err: f.Err}
-			}
-			if !errors.Is(f.Err, context.DeadlineExceeded) {
-				return fmt.Errorf("read %s/%d: %w", f.Topic, f.Partition, f.Err)
-			}
-		}
-		if err := r.take(ctx, fetches); err != nil {
+		if err := r.take(ctx, p.records); err != nil {
 			return err
 		}
 		if r.c.Phase == filling {
@@ -220,44 +223,85 @@ func (r *runner) follow(ctx context.Context, ends map[consumer.Partition]int64) 
 	return nil
 }
 
+// polled is what one poll brought.
+type polled struct {
+	records []record
+	err     error
+}
+
+// record is a record and, unless it is a marker or err, its event.
+type record struct {
+	consumer.Message
+	err error
+}
+
+// poll reads and decodes while what was read before is being applied, until ctx
+// or the reading ends.
+func (r *runner) poll(ctx context.Context, client *kgo.Client, polls chan<- polled) {
+	for {
+		// Also when nothing comes, the others must see that this one lives.
+		timed, cancel := context.WithTimeout(ctx, r.Lease/4)
+		fetches := client.PollRecords(timed, maxPoll)
+		cancel()
+		var p polled
+		for _, f := range fetches.Errors() {
+			if lost, ok := errors.AsType[*kgo.ErrDataLoss](f.Err); ok {
+				p.err = &consumer.DataLossError{Partition: consumer.Partition{Topic: f.Topic, Partition: f.Partition}, Next: lost.ConsumedTo, Start: -1, End: -1, Err: f.Err}
+			} else if !errors.Is(f.Err, context.DeadlineExceeded) && p.err == nil {
+				p.err = fmt.Errorf("read %s/%d: %w", f.Topic, f.Partition, f.Err)
+			}
+		}
+		fetches.EachRecord(func(rec *kgo.Record) {
+			m := record{Message: consumer.Message{Topic: rec.Topic, Partition: rec.Partition, Offset: rec.Offset, Record: rec}}
+			if !rec.Attrs.IsControl() {
+				m.Event, m.err = events.Decode(rec)
+			}
+			p.records = append(p.records, m)
+		})
+		select {
+		case polls <- p:
+		case <-ctx.Done():
+			return
+		}
+		if p.err != nil {
+			return
+		}
+	}
+}
+
 // take applies what was polled, and notes how far that is.
-func (r *runner) take(ctx context.Context, fetches kgo.Fetches) error {
+func (r *runner) take(ctx context.Context, records []record) error {
 	places := slices.Clone(r.c.Places)
 	var batch []consumer.Message
 	var bad []held
-	fetches.EachPartition(func(f kgo.FetchTopicPartition) {
-		id := consumer.Partition{Topic: f.Topic, Partition: f.Partition}
-		i := r.place(id)
+	for _, m := range records {
+		i := r.place(consumer.Partition{Topic: m.Topic, Partition: m.Partition})
 		if i < 0 {
-			return
+			continue
 		}
-		for _, rec := range f.Records {
-			places[i].Next, places[i].Epoch = rec.Offset+1, rec.LeaderEpoch
-			if rec.Attrs.IsControl() {
-				continue
+		places[i].Next, places[i].Epoch = m.Offset+1, m.Record.LeaderEpoch
+		switch {
+		case m.Record.Attrs.IsControl():
+			continue
+		case m.err != nil:
+			// No event: the worker parks it with what follows in its key.
+			if h := (held{m.Topic, string(m.Record.Key)}); h.Key != "" && !r.dropped(m.Message, h) {
+				bad = append(bad, h)
 			}
-			m := consumer.Message{Topic: rec.Topic, Partition: rec.Partition, Offset: rec.Offset, Record: rec}
-			var err error
-			if m.Event, err = events.Decode(rec); err != nil {
-				// No event: the worker parks it with what follows in its key.
-				if h := (held{rec.Topic, string(rec.Key)}); h.Key != "" && !r.dropped(m, h) {
-					bad = append(bad, h)
-				}
-				continue
-			}
-			if r.isHeld(m) && places[i].LeftOut < 0 {
-				places[i].LeftOut = rec.Offset
-			}
-			batch = append(batch, m)
+			continue
 		}
-	})
+		if r.isHeld(m.Message) && places[i].LeftOut < 0 {
+			places[i].LeftOut = m.Offset
+		}
+		batch = append(batch, m.Message)
+	}
 	batch = slices.DeleteFunc(batch, func(m consumer.Message) bool { return slices.Contains(bad, held{m.Topic, m.Event.Key}) })
 	if failpoint.Mutant("rebuild.notes-first") && len(batch) > 0 {
 		if err := errors.Join(r.write(ctx, func(c *control) { c.Places = places }), r.at(Filled)); err != nil {
 			return err
 		}
 	}
-	left, err := r.apply(ctx, batch)
+	left, applied, err := r.apply(ctx, batch)
 	if err != nil {
 		return err
 	}
@@ -275,7 +319,7 @@ func (r *runner) take(ctx context.Context, fetches kgo.Fetches) error {
 		}
 	}
 	return r.note(ctx, func(c *control) {
-		c.Places, c.Done, c.Held = places, c.Done+int64(len(batch)), append(slices.Clone(c.Held), left...)
+		c.Places, c.Done, c.Held = places, c.Done+applied, append(slices.Clone(c.Held), left...)
 	})
 }
 
@@ -296,8 +340,9 @@ func (r *runner) note(ctx context.Context, change func(*control)) error {
 }
 
 // apply applies a batch, whose messages of one key are in order, and returns
-// the keys of which it left something out.
-func (r *runner) apply(ctx context.Context, batch []consumer.Message) (left []held, err error) {
+// the keys of which it left something out from now on, and how many messages
+// were not left out before.
+func (r *runner) apply(ctx context.Context, batch []consumer.Message) (left []held, applied int64, err error) {
 	batch = slices.DeleteFunc(batch, func(m consumer.Message) bool {
 		return r.isHeld(m) || !r.Until.IsZero() && m.Event.OccurredAt.After(r.Until)
 	})
@@ -327,13 +372,13 @@ func (r *runner) apply(ctx context.Context, batch []consumer.Message) (left []he
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	close(found)
 	for one := range found {
 		left = append(left, one...)
 	}
-	return left, nil
+	return left, int64(len(batch)), nil
 }
 
 // applyInOrder applies messages of one partition.
