@@ -32,7 +32,7 @@ func main() {
 }
 
 // figures are all that can be measured, in the order of docs/performance.md.
-var figures = slices.Concat(apiFigures, relayFigures, deliveryFigures, visibleFigures, replicaFigures)
+var figures = slices.Concat(apiFigures, relayFigures, deliveryFigures, visibleFigures, replicaFigures, workerFigures)
 
 // options are the flags.
 type options struct {
