@@ -12,6 +12,6 @@ import (
 func TestDefencesAreTested(t *testing.T) {
 	t.Parallel()
 	mutanttest.Run(t, map[string][]string{
-		"TestRow20HundredDeliveriesOfOnePlacedOrder": {"store.no-locks"},
+		"TestRow20HundredDeliveriesOfOnePlacedOrder": {"store.decides-again"},
 	})
 }

@@ -41,7 +41,7 @@ WHERE c.id = ANY (ARRAY(SELECT p.customer_id FROM orders p WHERE p.id = ANY ($1:
 GROUP BY o.customer_id`
 )
 
-var decidePlaced = newStatement(decidedArgs, `
+var decidePlaced = newStatement(decidedArgs, once(`
 WITH input AS (
     SELECT * FROM unnest($12::uuid[], $13::bigint[], $14::text[], $15::text[], $16::timestamptz[])
         AS i (id, version, status, reason, updated_at)
@@ -51,7 +51,7 @@ WITH input AS (
     FROM input i
     WHERE o.id = i.id AND o.version = i.version - 1 AND o.status = 'placed' AND o.deleted_at IS NULL
     RETURNING o.id
-)`)
+)`))
 
 func decidedArgs(changes []change) []any {
 	return []any{
@@ -151,6 +151,9 @@ func (s *Store) decideOrders(ctx context.Context, ids []domain.ID, metadata func
 					continue
 				}
 				each[o.ID] = nil
+				if failpoint.Mutant("store.decides-again") {
+					o.Status = domain.OrderStatusPlaced
+				}
 				d := domain.DecideOrder(o, customer, spent[o.CustomerID], s.cfg.Now())
 				if d.NoOp() {
 					continue
@@ -175,6 +178,15 @@ func (s *Store) decideOrders(ctx context.Context, ids []domain.ID, metadata func
 func locking(sql string) string {
 	if failpoint.Mutant("store.no-locks") {
 		sql, _, _ = strings.Cut(sql, "FOR NO KEY UPDATE")
+	}
+	return sql
+}
+
+// once is the statement itself, unless a test leaves out that it is for placed
+// orders alone.
+func once(sql string) string {
+	if failpoint.Mutant("store.decides-again") {
+		sql = strings.Replace(sql, " AND o.status = 'placed'", "", 1)
 	}
 	return sql
 }

@@ -12,7 +12,7 @@ import (
 func TestDefencesAreTested(t *testing.T) {
 	t.Parallel()
 	mutanttest.Run(t, map[string][]string{
-		"TestRow20HundredDecisionsConfirmOnce":     {"store.no-locks"},
+		"TestRow20HundredDecisionsConfirmOnce":     {"store.decides-again"},
 		"TestTwoOrdersThatPassAloneButNotTogether": {"store.no-locks"},
 		"TestSQLStatesBecomeCodes":                 {"store.disk-is-our-fault"},
 	})
