@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -147,10 +148,26 @@ func (s *stand) database(ctx context.Context, like string) (name string, drop fu
 		dropped = true
 		ctx := context.WithoutCancel(ctx)
 		const slots = `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = '%s'`
-		return errors.Join(s.admin(ctx, fmt.Sprintf(slots, name)), s.admin(ctx, `DROP DATABASE `+name+` WITH (FORCE)`))
+		return errors.Join(s.freeSlots(ctx, name), s.admin(ctx, fmt.Sprintf(slots, name)), s.admin(ctx, `DROP DATABASE `+name+` WITH (FORCE)`))
 	}
 	s.later(drop)
 	return name, drop, nil
+}
+
+// freeSlots returns when nobody uses the slots of a database: the server notices
+// late that whoever read from one has left.
+func (s *stand) freeSlots(ctx context.Context, database string) error {
+	const end = `SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots WHERE database = '%s' AND active`
+	for begun := time.Now(); ; {
+		n, err := s.queryInt(ctx, "postgres", fmt.Sprintf(end, database))
+		if n == 0 || err != nil {
+			return err
+		}
+		if time.Since(begun) > patience {
+			return fmt.Errorf("%d replication slots of %s are in use", n, database)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
 func (s *stand) url(database string) string { return s.postgres.DatabaseURL(database) }
