@@ -19,6 +19,7 @@ import (
 
 	"outflow/domain"
 	"outflow/internal/kafkatest"
+	"outflow/internal/mongofake"
 	"outflow/internal/mongotest"
 	"outflow/internal/pgtest"
 	"outflow/outbox"
@@ -37,6 +38,7 @@ type system struct {
 	store *store.Store
 	uri   string
 	db    *mongo.Database
+	mongo *mongofake.Server // nil when it is a real one
 	n     atomic.Int64
 }
 
@@ -48,7 +50,7 @@ func newSystem(t *testing.T) *system {
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
 	s.store = store.New(pool, store.Config{})
-	s.uri = mongotest.URI(t, string(s.Namespace))
+	s.uri, s.mongo = mongotest.Start(t, string(s.Namespace))
 	client, err := mongo.Connect(options.Client().ApplyURI(s.uri))
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = client.Disconnect(context.Background()) })

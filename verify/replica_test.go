@@ -13,6 +13,7 @@ import (
 
 	"outflow/domain"
 	"outflow/internal/kafkatest"
+	"outflow/internal/mongofake"
 	"outflow/outbox"
 	"outflow/store"
 	"outflow/verify"
@@ -117,6 +118,30 @@ func TestAReplicaThatStandsStillIsNotAccused(t *testing.T) {
 	require.Empty(t, found)
 	stop()
 	require.NoError(t, s.rename(ada.ID))
+	requireBehind(s)
+}
+
+// The driver's error, which comes when the time is over too, is not what is told.
+func TestAReplicaThatDoesNotAnswerIsNotAccused(t *testing.T) {
+	s := newSystem(t)
+	if s.mongo == nil {
+		t.Skip("holds a command in the in-process MongoDB server")
+	}
+	s.relay()
+	stop := s.replicate()
+	s.customer()
+	_, found := s.verify()
+	require.Empty(t, found)
+	stop()
+	s.customer()
+	held := s.mongo.Fault(mongofake.Fault{Command: "find", Collection: "_positions", Hold: true})
+	defer held.Release()
+	requireBehind(s)
+}
+
+func requireBehind(s *system) {
+	t := s.t
+	t.Helper()
 	v := &verify.Replica{
 		Store: s.store, MongoURI: s.uri, Brokers: s.Brokers, Namespace: s.Namespace, Kafka: kafkatest.Opts(), Patience: time.Second,
 		Published:    func(ctx context.Context) error { return outbox.AwaitPublished(ctx, s.relayConfig()) },
