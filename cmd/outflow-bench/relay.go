@@ -250,7 +250,7 @@ func (s *stand) produce(ctx context.Context, c cluster, records []*kgo.Record) (
 
 // producer makes a topic and a producer for it: idempotent, all replicas, no
 // transactions.
-func (in *installation) producer(ctx context.Context, topic string) (*kgo.Client, error) {
+func (in *installation) producer(ctx context.Context, topic string, more ...kgo.Opt) (*kgo.Client, error) {
 	err := withKafka(in.broker, func(_ *kgo.Client, adm *kadm.Client) error {
 		_, err := adm.CreateTopic(ctx, partitions, -1, nil, topic)
 		return err
@@ -258,6 +258,6 @@ func (in *installation) producer(ctx context.Context, topic string) (*kgo.Client
 	if err != nil {
 		return nil, err
 	}
-	return kgo.NewClient(kgo.SeedBrokers(in.broker), kgo.MetadataMinAge(100*time.Millisecond), kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.ProducerLinger(0), kgo.MaxBufferedRecords(50_000), kgo.UnknownTopicRetries(20))
+	return kgo.NewClient(append(more, kgo.SeedBrokers(in.broker), kgo.MetadataMinAge(100*time.Millisecond), kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.MaxBufferedRecords(50_000), kgo.UnknownTopicRetries(20))...)
 }
