@@ -65,6 +65,23 @@ func TestRow05SlotLost(t *testing.T) {
 			require.EqualValues(t, 1, r.Stats().Heals)
 		})
 	}
+	t.Run("dropped long after the last checkpoint", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		wr := w.writer(t, 5)
+		rarely := func(c *Config) { quick(c); c.checkpointInterval = time.Hour }
+		r := w.run(t, rarely)
+		r.awaitState(t, StateStreaming)
+		wr.write(t, 50)
+		r.await(t, "published", func(s Stats) bool { return s.Published == 50 })
+		require.NoError(t, r.stop())
+		w.dropSlot(t)
+		wr.write(t, 50)
+		r = w.run(t, rarely)
+		r.await(t, "healed", func(s Stats) bool { return s.Heals == 1 && s.State == StateStreaming })
+		r.await(t, "published", func(s Stats) bool { return s.Published == 50 })
+		w.equal(t)
+	})
 	t.Run("dropped again and again under load", func(t *testing.T) {
 		t.Parallel()
 		w := newWorld(t)

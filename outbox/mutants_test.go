@@ -17,7 +17,7 @@ func TestDefencesAreTested(t *testing.T) {
 		"TestRow03RelayKilledBetweenProduceCommitAndConfirm":     {"relay.early-confirm", "relay.progress-apart"},
 		"TestRow04PausedRelayWakesUpAfterItsSuccessor/produced":  {"relay.unfenced"},
 		"TestRow05SlotLost/moved":                                {"relay.trusting-slot"},
-		"TestRow05SlotLost/dropped_while":                        {"relay.no-scan"},
+		"TestRow05SlotLost/dropped_long":                         {"relay.no-scan"},
 		"TestRow05SlotInvalidatedByWALLimits":                    {"relay.no-lost"},
 		"TestHealingLeavesOutWhatIsPublishedButNotVisible/named": {"relay.no-xids"},
 		"TestHandoverWaitsForWhatIsNotVisible":                   {"relay.no-proof"},
