@@ -432,6 +432,9 @@ func (s *script) serve(c net.Conn) {
 		case "":
 			answer = otherwise
 		}
+		if cmd == "." && strings.HasPrefix(answer, "250") {
+			s.mails.Add(1) // whoever hears of it may count at once
+		}
 		fmt.Fprint(c, answer+"\r\n")
 		return answer, !strings.HasPrefix(answer, "421")
 	}
@@ -462,10 +465,7 @@ func (s *script) serve(c net.Conn) {
 		if strings.HasPrefix(said, "354") {
 			for r.Scan() && r.Text() != "." {
 			}
-			said, ok = say(".", "250 taken")
-			if strings.HasPrefix(said, "250") {
-				s.mails.Add(1)
-			}
+			_, ok = say(".", "250 taken")
 			open = false
 		}
 		if !ok || verb == "QUIT" {
