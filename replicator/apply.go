@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"hash/crc32"
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
@@ -32,10 +34,42 @@ type collectionOption = options.Lister[options.CollectionOptions]
 type collections = func(base string, _ ...collectionOption) *mongo.Collection
 
 // handle applies a batch: per entity the highest version, unless the replica
-// has a higher one.
+// has a higher one. A large one is applied in parts, so that some documents are
+// made while others are written; no key is in two of them.
 func (r *Replicator) handle(ctx context.Context, batch []consumer.Message) []error {
-	return apply(ctx, r.db.Collection, batch)
+	if len(batch) < parts*minPart {
+		return apply(ctx, r.db.Collection, batch)
+	}
+	var messages [parts][]consumer.Message
+	var places [parts][]int
+	for i, m := range batch {
+		p := crc32.ChecksumIEEE([]byte(m.Event.Key)) % parts
+		messages[p], places[p] = append(messages[p], m), append(places[p], i)
+	}
+	answers := make([]error, len(batch))
+	var panics [parts]any // the consumer finds the message that was not borne
+	var wg sync.WaitGroup
+	for p := range parts {
+		wg.Go(func() {
+			defer func() { panics[p] = recover() }()
+			for i, err := range apply(ctx, r.db.Collection, messages[p]) {
+				answers[places[p][i]] = err
+			}
+		})
+	}
+	wg.Wait()
+	for _, v := range panics {
+		if v != nil {
+			panic(v)
+		}
+	}
+	return answers
 }
+
+const (
+	parts   = 4
+	minPart = 50 // messages; below that, another request costs more than it saves
+)
 
 // apply is handle for collections that in finds by the base collection's name.
 func apply(ctx context.Context, in collections, batch []consumer.Message) []error {
@@ -104,7 +138,8 @@ func plan(e domain.Event) (collection string, doc bson.Raw, err error) {
 	if !strings.HasSuffix(e.Type, ".v1") && !failpoint.Mutant("replicator.any-version") {
 		return "", nil, errors.New("event of an unknown version")
 	}
-	doc, err = Document(e)
+	// What was decoded is valid JSON.
+	doc, err = AppendDocument(make([]byte, 0, len(e.After)+len(e.After)/4+128), e)
 	return EntityCollections[i].Base, doc, err
 }
 

@@ -32,6 +32,7 @@ type Config struct {
 const (
 	sessionTimeout = 6 * time.Second  // a member that is silent for this long is dead
 	heartbeat      = time.Second      // how often a member shows that it is alive
+	fetchBytes     = 4 << 20          // how much one answer of Kafka may hold, unless one record is larger
 	requestTimeout = 10 * time.Second // how long one question to Kafka or to Positions may take
 	checkInterval  = 2 * time.Second  // how often topics and stored positions are looked at
 

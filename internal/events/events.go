@@ -167,19 +167,91 @@ func Decode(r *kgo.Record) (domain.Event, error) {
 		return domain.Event{}, errors.New("header ce_time: missing")
 	}
 	e.AggregateType = aggregate
-	var data struct {
-		Version                 int64
-		Before, After, Metadata json.RawMessage
+	d, ours := split(r.Value)
+	if !ours {
+		d = data{} // RawMessage would write over what it refers to
+		if err := json.Unmarshal(r.Value, &d); err != nil {
+			return domain.Event{}, fmt.Errorf("data: %w", err)
+		}
 	}
-	if err := json.Unmarshal(r.Value, &data); err != nil {
-		return domain.Event{}, fmt.Errorf("data: %w", err)
-	}
-	if data.Version < 1 {
+	if d.Version < 1 {
 		return domain.Event{}, errors.New("data: version is missing")
 	}
-	e.AggregateVersion = data.Version
-	e.Before, e.After, e.Metadata = notNull(data.Before), notNull(data.After), notNull(data.Metadata)
+	e.AggregateVersion = d.Version
+	e.Before, e.After, e.Metadata = notNull(d.Before), notNull(d.After), notNull(d.Metadata)
 	return e, nil
+}
+
+// data is a record's value.
+type data struct {
+	Version                 int64
+	Before, After, Metadata json.RawMessage
+}
+
+// split reads a value that is written as [Namespace.Record] does, which is what
+// workers and rebuilds spend their time on. It reports whether it could; what
+// it can't read may be right all the same, only written otherwise.
+func split(value []byte) (d data, ok bool) {
+	if !json.Valid(value) {
+		return d, false
+	}
+	// What follows relies on that.
+	rest, ok := bytes.CutPrefix(value, []byte(`{"version":`))
+	if !ok {
+		return d, false
+	}
+	digits := bytes.IndexByte(rest, ',')
+	if digits < 0 {
+		return d, false
+	}
+	var err error
+	if d.Version, err = strconv.ParseInt(string(rest[:digits]), 10, 64); err != nil {
+		return d, false
+	}
+	rest = rest[digits:]
+	for _, part := range []struct {
+		name string
+		to   *json.RawMessage
+	}{{`,"before":`, &d.Before}, {`,"after":`, &d.After}, {`,"metadata":`, &d.Metadata}} {
+		if rest, ok = bytes.CutPrefix(rest, []byte(part.name)); !ok {
+			return d, false
+		}
+		n := objectOrNull(rest)
+		if n == 0 {
+			return d, false
+		}
+		*part.to, rest = rest[:n:n], rest[n:]
+	}
+	return d, string(rest) == "}"
+}
+
+// objectOrNull returns how long the object or the null is that valid JSON
+// begins with, 0 when it begins with something else.
+func objectOrNull(b []byte) int {
+	if bytes.HasPrefix(b, null) {
+		return len(null)
+	}
+	if b[0] != '{' {
+		return 0
+	}
+	depth := 0
+	for i := 0; i < len(b); i++ {
+		switch b[i] {
+		case '{':
+			depth++
+		case '}':
+			if depth--; depth == 0 {
+				return i + 1
+			}
+		case '"':
+			for i++; b[i] != '"'; i++ {
+				if b[i] == '\\' {
+					i++
+				}
+			}
+		}
+	}
+	return 0
 }
 
 func notNull(b json.RawMessage) json.RawMessage {

@@ -118,13 +118,36 @@ func TestDecodeNamesWhatIsWrong(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	e := event()
 	r := events.DefaultNamespace.Record(&e)
-	f.Add(r.Headers[3].Value, r.Headers[4].Value, r.Value)
+	for _, value := range []string{
+		string(r.Value), `{"version":1,"before":null,"after":{"a":"\\\"}{"},"metadata":null}`, `{"version":1,"before":null,"after":null,"metadata":null,"after":{}}`,
+		`{"after":{"a":[{}]},"version":2}`, `{"version":1,"before":[],"after":{},"metadata":{}} `, `{"VERSION":7,"Before":{"b":1}}`,
+	} {
+		f.Add(r.Headers[3].Value, r.Headers[4].Value, []byte(value))
+	}
 	f.Fuzz(func(t *testing.T, typ, subject, value []byte) {
 		r := events.DefaultNamespace.Record(&e)
 		r.Headers[3].Value, r.Headers[4].Value, r.Value = typ, subject, value
 		got, err := events.Decode(r)
 		if err == nil && (got.AggregateVersion < 1 || got.AggregateType == "" && got.Type == "") {
 			t.Fatalf("decoded without an error: %+v", got)
+		}
+		if err != nil {
+			return
+		}
+		// However the value is read, it says what encoding/json says it does.
+		var want struct {
+			Version                 int64
+			Before, After, Metadata json.RawMessage
+		}
+		require.NoError(t, json.Unmarshal(value, &want))
+		require.Equal(t, want.Version, got.AggregateVersion)
+		for what, pair := range map[string][2]json.RawMessage{
+			"before": {want.Before, got.Before}, "after": {want.After, got.After}, "metadata": {want.Metadata, got.Metadata},
+		} {
+			if string(pair[0]) == "null" {
+				pair[0] = nil
+			}
+			require.Equal(t, string(pair[0]), string(pair[1]), what)
 		}
 	})
 }

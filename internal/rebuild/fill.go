@@ -19,7 +19,10 @@ const (
 	maxBatch = 1000 // events that are applied together
 	workers  = 8    // batches, of partitions each, that are applied at once
 	maxPoll  = 8000 // events that are polled together
-	maxHeld  = 1000 // keys whose events are left out
+	// fetchBytes is how much one answer of Kafka may hold, unless one record is
+	// larger: what is fetched ahead waits in memory.
+	fetchBytes = 8 << 20
+	maxHeld    = 1000 // keys whose events are left out
 )
 
 var errTooMany = fmt.Errorf("events of more than %d keys can't be applied: they may be of a newer version of outflow", maxHeld)
@@ -189,6 +192,7 @@ func (r *runner) follow(ctx context.Context, ends map[consumer.Partition]int64) 
 		// A position that stops before a transaction's marker never reaches the
 		// end of the log.
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords(),
+		kgo.FetchMaxBytes(fetchBytes), kgo.FetchMaxPartitionBytes(fetchBytes/4),
 	)...)
 	if err != nil {
 		return fmt.Errorf("configure the Kafka client: %w", err)
