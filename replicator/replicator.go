@@ -19,7 +19,7 @@ type Config struct {
 	Brokers   []string
 	Namespace events.Namespace // events.DefaultNamespace when empty
 	MongoURI  string           // names the database too
-	MaxBatch  int              // most events in a bulk write; 1000 when 0
+	MaxBatch  int              // most events that are applied together; 1000 when 0
 	Logger    *slog.Logger     // slog.Default when nil
 	Kafka     []kgo.Opt        // further options of the Kafka clients
 }

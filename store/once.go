@@ -212,8 +212,11 @@ func keyTaken(err error) bool {
 // answered returns the answer that is stored for a key, nil for none.
 func (s *Store) answered(ctx context.Context, key *Key) (*Response, error) {
 	var r record
-	err := s.pool.QueryRow(ctx, selectKey, key.Value).
-		Scan(&r.fingerprint, &r.response.Status, &r.response.Header, &r.response.Body, &r.at)
+	err := s.read(ctx, reading{sql: selectKey, args: []any{key.Value}, scan: func(row pgx.Row) (func(), error) {
+		var got record
+		err := row.Scan(&got.fingerprint, &got.response.Status, &got.response.Header, &got.response.Body, &got.at)
+		return func() { r = got }, err
+	}})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}

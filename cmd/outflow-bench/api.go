@@ -49,7 +49,7 @@ var apiFigures = []figure{
 	},
 	{
 		name: "reads", what: "GET /api/customers/{id} by 64 clients, warm",
-		limit:   "the store's SELECT by primary key, by 64 clients of the database",
+		limit:   "the store's SELECT by primary key, by 64 clients of the database; and a server of net/http that does nothing",
 		goals:   []goal{ofLimit(1, "SELECT", 0.6), memoryUnder(150)},
 		prepare: reads,
 	},
@@ -294,9 +294,15 @@ func reads(ctx context.Context, s *stand) ([]side, error) {
 		}
 		return err
 	})
+	if err != nil {
+		return nil, err
+	}
+	idle, err := s.serve(ctx, "http")
+	get := func(i int, r *fasthttp.Request) { r.SetRequestURI("/api/customers/" + ids[pick(i)]) }
 	return []side{
-		s.requests("outflow", like, n, http.StatusOK, func(i int, r *fasthttp.Request) { r.SetRequestURI("/api/customers/" + ids[pick(i)]) }),
+		s.requests("outflow", like, n, http.StatusOK, get),
 		s.statements("SELECT", like, all, fully(ctx)),
+		{"net/http alone", func(ctx context.Context) (sample, error) { return overHTTP(idle, n, http.StatusOK, get).full(ctx) }},
 	}, err
 }
 

@@ -30,11 +30,12 @@ type Config struct {
 }
 
 const (
-	sessionTimeout = 6 * time.Second  // a member that is silent for this long is dead
-	heartbeat      = time.Second      // how often a member shows that it is alive
-	fetchBytes     = 4 << 20          // how much one answer of Kafka may hold, unless one record is larger
-	requestTimeout = 10 * time.Second // how long one question to Kafka or to Positions may take
-	checkInterval  = 2 * time.Second  // how often topics and stored positions are looked at
+	sessionTimeout = 6 * time.Second        // a member that is silent for this long is dead
+	heartbeat      = time.Second            // how often a member shows that it is alive
+	fetchBytes     = 2 << 20                // how much one answer of Kafka may hold, unless one record is larger
+	requestTimeout = 10 * time.Second       // how long one question to Kafka or to Positions may take
+	checkInterval  = 2 * time.Second        // how often topics are looked at
+	seekInterval   = 500 * time.Millisecond // how often stored positions are: a rebuild waits for whoever is idle
 
 	// metadataMinAge is how soon a client asks for metadata again when it needs
 	// it. The client's own default, 5 s, is how long a topic that was just made,

@@ -60,7 +60,7 @@ func (s *session) step() {
 
 // wake is when to stop waiting for records, because something else is due.
 func (s *session) wake(now time.Time) time.Time {
-	at := now.Add(checkInterval)
+	at := now.Add(seekInterval)
 	if s.unsaved > 0 && s.retrySav.Before(at) {
 		at = s.retrySav
 	}
@@ -377,7 +377,7 @@ func (s *session) save() {
 	if s.unsaved > 0 && now.Before(s.retrySav) {
 		return
 	}
-	check := s.Positions != nil && now.Sub(s.checked) >= checkInterval
+	check := s.Positions != nil && now.Sub(s.checked) >= seekInterval
 	changed := map[Partition]Position{}
 	parts := s.owned()
 	for _, p := range parts {

@@ -71,7 +71,7 @@ func (c *Consumer) session(ctx context.Context) error {
 		kgo.KeepControlRecords(),
 		kgo.FetchMaxWait(time.Second),
 		// What is fetched ahead waits in memory, for every partition.
-		kgo.FetchMaxBytes(fetchBytes), kgo.FetchMaxPartitionBytes(fetchBytes / 8),
+		kgo.FetchMaxBytes(fetchBytes), kgo.FetchMaxPartitionBytes(fetchBytes / 4),
 		kgo.MetadataMaxAge(time.Minute),
 		kgo.MetadataMinAge(metadataMinAge),
 		// Where to begin is always said by assign. Without this, the client

@@ -21,7 +21,7 @@ const (
 	maxPoll  = 8000 // events that are polled together
 	// fetchBytes is how much one answer of Kafka may hold, unless one record is
 	// larger: what is fetched ahead waits in memory.
-	fetchBytes = 8 << 20
+	fetchBytes = 2 << 20
 	maxHeld    = 1000 // keys whose events are left out
 )
 
