@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
 	"github.com/twmb/franz-go/pkg/kfake"
 
 	"outflow/cmd/internal/app"
@@ -191,4 +192,19 @@ func TestAFigureIsTaken(t *testing.T) {
 	}
 	require.Positive(t, rep.Figures[0].Sides[0].Memory["relay"])
 	require.Len(t, rep.Figures[0].Goals, 3)
+}
+
+func TestNothingIsMeasuredThatDoesNotWaitForTheDisk(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds outflow and starts PostgreSQL")
+	}
+	t.Parallel()
+	_, err := newStand(t.Context(), options{pgBin: t.TempDir()}, t.Output())
+	require.ErrorContains(t, err, "postgres is not there")
+	s, err := newStand(t.Context(), options{}, t.Output())
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.close()) })
+	require.NoError(t, s.durable(t.Context()))
+	require.NoError(t, s.admin(t.Context(), `ALTER DATABASE migrated SET synchronous_commit = off`))
+	require.ErrorContains(t, s.durable(t.Context()), "synchronous_commit is off")
 }

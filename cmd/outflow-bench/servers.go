@@ -65,9 +65,6 @@ type cluster struct {
 // cluster starts a broker, and a MongoDB server if that is wanted, unless there
 // are some.
 func (s *stand) cluster(ctx context.Context, withMongo bool) (c cluster, err error) {
-	if err := s.durable(ctx); err != nil {
-		return c, err
-	}
 	if c.broker = s.kafka; c.broker == "" {
 		if c.broker, err = s.serve(ctx, "kafka"); err != nil {
 			return c, err

@@ -34,8 +34,8 @@ type stand struct {
 	undone []func() error // what the figure at hand leaves, in the order of its making
 }
 
-func newStand(ctx context.Context, o options, stderr io.Writer) (s *stand, err error) {
-	s = &stand{options: o, stderr: stderr}
+func newStand(ctx context.Context, o options, stderr io.Writer) (_ *stand, err error) {
+	s := &stand{options: o, stderr: stderr}
 	if f, ok := stderr.(*os.File); ok {
 		info, serr := f.Stat()
 		s.bar = serr == nil && info.Mode()&os.ModeCharDevice != 0
@@ -79,7 +79,10 @@ func newStand(ctx context.Context, o options, stderr io.Writer) (s *stand, err e
 	if err := s.admin(ctx, `CREATE DATABASE migrated`); err != nil {
 		return nil, err
 	}
-	_, err = migrations.Up(ctx, s.postgres.DatabaseURL("migrated"))
+	if _, err = migrations.Up(ctx, s.postgres.DatabaseURL("migrated")); err != nil {
+		return nil, err
+	}
+	err = s.durable(ctx)
 	return s, err
 }
 
