@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pglogrepl"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"outflow/internal/failpoint"
 )
@@ -22,8 +23,17 @@ func (s *session) begin(ctx context.Context, found *progress, ends offsets) (pro
 		return at
 	}
 	lost := ""
+	never := found == nil && ends.empty()
+	if found == nil && !never {
+		// What a relay wrote that died in its first transaction is there, too,
+		// and was never published.
+		var err error
+		if never, err = s.nothingCommitted(ctx); err != nil {
+			return at, err
+		}
+	}
 	switch {
-	case found == nil && ends.empty():
+	case never:
 		s.log.Info("no progress yet: everything in the outbox is published")
 		return fresh(), nil
 	case found == nil:
@@ -53,6 +63,17 @@ func (s *session) begin(ctx context.Context, found *progress, ends offsets) (pro
 	}
 	p := fresh()
 	return p, s.fallBack(ctx, &p)
+}
+
+// nothingCommitted reports whether the event topics hold no record that a
+// consumer would see.
+func (s *session) nothingCommitted(ctx context.Context) (bool, error) {
+	there := errors.New("a committed record")
+	err := s.scan(ctx, nil, func(*kgo.Record) error { return there })
+	if errors.Is(err, there) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // holdsEverything refuses topics that drop events by themselves: what they do

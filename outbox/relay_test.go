@@ -312,6 +312,27 @@ func TestRelayRestartsWhereItStopped(t *testing.T) {
 	w.equal(t)
 }
 
+// A relay that dies in its very first transaction has written records, and no
+// progress with them. They were never published, so nothing was lost.
+func TestRow03RelayDiesInItsFirstTransaction(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.writer(t, 5).write(t, 20)
+	var died atomic.Int64
+	r := w.run(t, func(c *Config) {
+		c.hook = func(point string) error {
+			if point == failpoint.RelayProduced && died.Add(1) <= 2 {
+				return errKilled
+			}
+			return nil
+		}
+		c.retry = time.Millisecond
+	})
+	r.await(t, "published", func(s Stats) bool { return s.Failures == 2 && s.Published == 20 })
+	require.Zero(t, r.Stats().Heals)
+	w.equal(t)
+}
+
 // A relay that dies at any point leaves nothing that its successor loses or
 // repeats.
 func TestRow03RelayKilledBetweenProduceCommitAndConfirm(t *testing.T) {
