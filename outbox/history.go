@@ -65,11 +65,23 @@ func (s *session) begin(ctx context.Context, found *progress, ends offsets) (pro
 	return p, s.fallBack(ctx, &p)
 }
 
-// nothingCommitted reports whether the event topics hold no record that a
-// consumer would see.
+// nothingCommitted reports whether the event topics never held a record that a
+// consumer would see: they have dropped none, and hold none.
 func (s *session) nothingCommitted(ctx context.Context) (bool, error) {
+	starts, err := kadm.NewClient(s.kafka).ListStartOffsets(ctx, s.cfg.Namespace.Topics()...)
+	if err == nil {
+		err = starts.Error()
+	}
+	if err != nil {
+		return false, fmt.Errorf("list the topics' beginnings: %w", err)
+	}
+	dropped := false
+	starts.Each(func(o kadm.ListedOffset) { dropped = dropped || o.Offset > 0 })
+	if dropped {
+		return false, nil
+	}
 	there := errors.New("a committed record")
-	err := s.scan(ctx, nil, func(*kgo.Record) error { return there })
+	err = s.scan(ctx, nil, func(*kgo.Record) error { return there })
 	if errors.Is(err, there) {
 		return false, nil
 	}
