@@ -75,8 +75,13 @@ type stateRow struct {
 	version       int64
 	deletedAt     pgtype.Timestamptz
 	members       []member
-	targets       []any // what a row is scanned into
+	targets       []any  // what a row is scanned into
+	space         []byte // for the JSON of the next rows
 }
+
+// stateSpace is how much is allocated at a time for the JSON of rows: that of
+// some dozens.
+const stateSpace = 32 << 10
 
 // member is a member of an entity's JSON.
 type member struct {
@@ -93,15 +98,25 @@ func newStateRow(aggregateType string, columns []pgconn.FieldDescription) (*stat
 		switch c.DataTypeOID {
 		case pgtype.UUIDOID:
 			var v pgtype.UUID
-			target, m.value = &v, func(b []byte) []byte { return appendQuoted(b, domain.ID(v.Bytes).String(), v.Valid) }
+			target, m.value = &v, func(b []byte) []byte {
+				if !v.Valid {
+					return b
+				}
+				return append(append(append(b, '"'), domain.ID(v.Bytes).String()...), '"')
+			}
 		case pgtype.TextOID:
-			var v pgtype.Text
-			target, m.value = &v, func(b []byte) []byte { return appendQuoted(b, v.String, v.Valid) }
+			var v pgtype.DriverBytes
+			target, m.value = &v, func(b []byte) []byte { return appendText(b, v) }
 		case pgtype.TimestamptzOID:
 			var v pgtype.Timestamptz
-			target, m.value = &v, func(b []byte) []byte { return appendQuoted(b, v.Time.UTC().Format(time.RFC3339Nano), v.Valid) }
+			target, m.value = &v, func(b []byte) []byte {
+				if !v.Valid {
+					return b
+				}
+				return append(v.Time.UTC().AppendFormat(append(b, '"'), time.RFC3339Nano), '"')
+			}
 		case pgtype.JSONOID:
-			var v []byte
+			var v pgtype.DriverBytes
 			target, m.value = &v, func(b []byte) []byte { return append(b, v...) }
 		case pgtype.Int8OID:
 			var v pgtype.Int8
@@ -128,7 +143,10 @@ func (r *stateRow) scan(row pgx.Row) (domain.Event, error) {
 		e.OccurredAt = r.deletedAt.Time.UTC()
 		return e, nil
 	}
-	b := make([]byte, 0, 512)
+	if cap(r.space) < stateSpace/16 {
+		r.space = make([]byte, 0, stateSpace)
+	}
+	b := r.space
 	for _, m := range r.members {
 		before := len(b)
 		b = append(append(b, ','), m.name...)
@@ -138,22 +156,23 @@ func (r *stateRow) scan(row pgx.Row) (domain.Event, error) {
 		}
 	}
 	b[0] = '{' // the first comma
-	e.After = append(b, '}')
+	b = append(b, '}')
+	e.After, r.space = b[:len(b):len(b)], b[len(b):]
 	return e, nil
 }
 
-// appendQuoted appends a string, which PostgreSQL has found to be UTF-8, as
-// JSON; nothing when it isn't valid.
-func appendQuoted(b []byte, s string, valid bool) []byte {
-	if !valid {
+// appendText appends a text, which PostgreSQL has found to be UTF-8, as JSON;
+// nothing for NULL.
+func appendText(b, text []byte) []byte {
+	if text == nil {
 		return b
 	}
-	for i := range len(s) {
-		if c := s[i]; c < ' ' || c == '"' || c == '\\' {
-			return append(b, jsonOf(s, false)...)
+	for _, c := range text {
+		if c < ' ' || c == '"' || c == '\\' {
+			return append(b, jsonOf(string(text), false)...)
 		}
 	}
-	return append(append(append(b, '"'), s...), '"')
+	return append(append(append(b, '"'), text...), '"')
 }
 
 const selectEvents = `SELECT o.event_id, o.aggregate_type, o.aggregate_id, o.aggregate_version, o.type, o.key, o.before, o.after, o.metadata, o.occurred_at

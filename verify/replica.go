@@ -161,13 +161,17 @@ func (v *Replica) compare(ctx context.Context) error {
 	var err error
 	row, doc := source.next(), replica.next()
 	for row != nil || doc != nil {
-		var id string
+		var rowID, id string
+		if row != nil {
+			rowID = row.AggregateID.String()
+		}
 		if doc != nil {
 			id = doc.Lookup("_id").StringValue()
 		}
-		switch c := order(row, doc, id); {
+		c := order(row, doc, rowID, id)
+		switch {
 		case c < 0:
-			v.suspects[row.AggregateID.String()] = suspect{row.AggregateVersion}
+			v.suspects[rowID] = suspect{row.AggregateVersion}
 		case c > 0:
 			v.suspects[id] = suspect{}
 		default:
@@ -178,7 +182,6 @@ func (v *Replica) compare(ctx context.Context) error {
 				v.suspects[id] = suspect{row.AggregateVersion}
 			}
 		}
-		c := order(row, doc, id)
 		if c <= 0 {
 			row = source.next()
 			v.counted()
@@ -203,14 +206,14 @@ func (v *Replica) compare(ctx context.Context) error {
 }
 
 // order tells which side comes first: below 0 the row, above 0 the document.
-func order(row *domain.Event, doc *bson.Raw, id string) int {
+func order(row *domain.Event, doc *bson.Raw, rowID, id string) int {
 	switch {
 	case row == nil:
 		return 1
 	case doc == nil:
 		return -1
 	}
-	return cmp.Compare(row.AggregateID.String(), id)
+	return cmp.Compare(rowID, id)
 }
 
 func (v *Replica) counted() {
