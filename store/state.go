@@ -35,16 +35,16 @@ FROM orders o`
 // the entity's last event says, without its id, type, key, before and metadata, and
 // with the time of a deletion alone: After is nil once the entity is deleted.
 func (s *Store) States(ctx context.Context, aggregateType string, after domain.ID, limit int) ([]domain.Event, error) {
-	return s.states(ctx, aggregateType, ` WHERE %[1]s.id > $1 ORDER BY %[1]s.id LIMIT $2`, uuidOf(after), limit)
+	return s.states(ctx, aggregateType, limit, ` WHERE %[1]s.id > $1 ORDER BY %[1]s.id LIMIT $2`, uuidOf(after), limit)
 }
 
 // StatesOf returns the states of those entities, among those with the ids,
 // that there are, in any order.
 func (s *Store) StatesOf(ctx context.Context, aggregateType string, ids []domain.ID) ([]domain.Event, error) {
-	return s.states(ctx, aggregateType, ` WHERE %[1]s.id = ANY ($1::uuid[])`, uuidsOf(ids))
+	return s.states(ctx, aggregateType, len(ids), ` WHERE %[1]s.id = ANY ($1::uuid[])`, uuidsOf(ids))
 }
 
-func (s *Store) states(ctx context.Context, aggregateType, where string, args ...any) ([]domain.Event, error) {
+func (s *Store) states(ctx context.Context, aggregateType string, most int, where string, args ...any) ([]domain.Event, error) {
 	const doing = "read the states of entities"
 	var rows pgx.Rows
 	var err error
@@ -64,7 +64,7 @@ func (s *Store) states(ctx context.Context, aggregateType, where string, args ..
 		rows.Close()
 		return nil, wrap(doing, err)
 	}
-	found, err := collect(rows, r.scan)
+	found, err := collectInto(make([]domain.Event, 0, most), rows, r.scan)
 	return found, wrap(doing, err)
 }
 

@@ -66,6 +66,7 @@ func (r *reader[T]) stop(cancel func()) {
 type documents struct {
 	base   *mongo.Collection
 	cursor *mongo.Cursor // nil before the first page, and when it broke
+	bytes  int           // in the last page
 }
 
 // page returns the next page, from after the last one's last id on; an empty one
@@ -86,8 +87,9 @@ func (d *documents) page(ctx context.Context, last string) ([]bson.Raw, string, 
 				return nil, last, fmt.Errorf("read %s: %w", d.base.Name(), err)
 			}
 		}
-		page, err := take(ctx, d.cursor, pageRows)
+		page, n, err := take(ctx, d.cursor, pageRows, d.bytes)
 		if len(page) > 0 {
+			d.bytes = n
 			return page, page[len(page)-1].Lookup("_id").StringValue(), nil
 		}
 		if err == nil {
@@ -110,17 +112,19 @@ func (d *documents) close() {
 }
 
 // take reads up to n documents, into one buffer: a page is kept as a whole, and
-// then not. It returns what it read also with an error.
-func take(ctx context.Context, cursor *mongo.Cursor, n int) ([]bson.Raw, error) {
-	var all []byte
+// then not. About how many bytes they have may be known. It returns what it read
+// also with an error.
+func take(ctx context.Context, cursor *mongo.Cursor, n, about int) (page []bson.Raw, bytes int, err error) {
+	all := make([]byte, 0, about+about/16)
 	var ends []int
 	for len(ends) < n && cursor.Next(ctx) {
 		all = append(all, cursor.Current...)
 		ends = append(ends, len(all))
 	}
-	page, begin := make([]bson.Raw, len(ends)), 0
+	page = make([]bson.Raw, len(ends))
+	begin := 0
 	for i, end := range ends {
 		page[i], begin = all[begin:end:end], end
 	}
-	return page, cursor.Err()
+	return page, len(all), cursor.Err()
 }

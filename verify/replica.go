@@ -258,7 +258,7 @@ func (v *Replica) find(ctx context.Context, filter any) ([]bson.Raw, error) {
 		return nil, fmt.Errorf("read %s: %w", v.base.Name(), err)
 	}
 	defer func() { _ = cursor.Close(ctx) }()
-	page, err := take(ctx, cursor, math.MaxInt)
+	page, _, err := take(ctx, cursor, math.MaxInt, 0)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", v.base.Name(), err)
 	}
