@@ -29,7 +29,7 @@ type RowDifference struct {
 }
 
 // ErrNotEmpty says that there are rows where a restore would write.
-var ErrNotEmpty = errors.New("customers and orders have rows already: restore into a schema that is new or empty")
+var ErrNotEmpty = errors.New("customers or orders have rows there already")
 
 const (
 	restorePage       = 2000

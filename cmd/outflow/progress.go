@@ -14,20 +14,18 @@ import (
 // meter shows how far something is: with a bar on a terminal, and a JSON line a
 // second elsewhere.
 type meter struct {
-	w     io.Writer
-	bar   *progressbar.ProgressBar // nil elsewhere
-	what  string
-	begun time.Time // of what is shown
-	told  time.Time
+	w        io.Writer
+	unit     string // what is counted
+	terminal bool
+	bar      *progressbar.ProgressBar // of what is shown on a terminal
+	counted  bool                     // whether it counts
+	what     string
+	begun    time.Time // of what is shown
+	told     time.Time
 }
 
-func newMeter(w io.Writer, asJSON bool) *meter {
-	m := &meter{w: w}
-	if !asJSON && isTerminal(w) {
-		m.bar = progressbar.NewOptions64(-1, progressbar.OptionSetWriter(w), progressbar.OptionFullWidth(),
-			progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetPredictTime(true), progressbar.OptionClearOnFinish())
-	}
-	return m
+func newMeter(w io.Writer, unit string, asJSON bool) *meter {
+	return &meter{w: w, unit: unit, terminal: !asJSON && isTerminal(w)}
 }
 
 func isTerminal(w io.Writer) bool {
@@ -43,13 +41,13 @@ func (m *meter) show(what string, done, total int64) {
 	if fresh {
 		m.what, m.begun = what, now
 	}
-	if m.bar != nil {
-		if fresh {
-			m.bar.Reset()
-			m.bar.Describe(what)
-		}
+	if m.terminal {
 		if total <= 0 {
 			total = -1
+		}
+		if counted := done > 0 || total > 0; fresh || counted != m.counted {
+			m.finish()
+			m.bar, m.counted = m.newBar(what, counted, total), counted
 		}
 		m.bar.ChangeMax64(total)
 		_ = m.bar.Set64(done)
@@ -73,9 +71,21 @@ func (m *meter) show(what string, done, total int64) {
 	_ = json.NewEncoder(m.w).Encode(line)
 }
 
+// newBar makes a bar, or a spinner for what doesn't count anything.
+func (m *meter) newBar(what string, counted bool, total int64) *progressbar.ProgressBar {
+	opts := []progressbar.Option{
+		progressbar.OptionSetWriter(m.w), progressbar.OptionFullWidth(), progressbar.OptionSetDescription(what),
+		progressbar.OptionThrottle(100 * time.Millisecond), progressbar.OptionClearOnFinish(), progressbar.OptionSetElapsedTime(counted),
+	}
+	if counted {
+		opts = append(opts, progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString(m.unit), progressbar.OptionSetPredictTime(true))
+	}
+	return progressbar.NewOptions64(total, opts...)
+}
+
 // say tells something in a line of its own.
 func (m *meter) say(format string, args ...any) {
-	if m.bar == nil {
+	if !m.terminal {
 		_ = json.NewEncoder(m.w).Encode(map[string]string{"message": fmt.Sprintf(format, args...)})
 		return
 	}
@@ -90,8 +100,15 @@ func (m *meter) clear() {
 	}
 }
 
+// Write lets a logger print lines of its own.
+func (m *meter) Write(line []byte) (int, error) {
+	m.clear()
+	return m.w.Write(line)
+}
+
 func (m *meter) finish() {
 	if m.bar != nil {
 		_ = m.bar.Finish()
+		m.bar = nil
 	}
 }

@@ -71,10 +71,11 @@ Needs:
 				return err
 			}
 			r := rebuilding{
-				vars: vars, from: rebuild.Source(from), dryRun: dryRun, meter: newMeter(stderr, asJSON), log: vars.Logger(stderr),
+				vars: vars, from: rebuild.Source(from), dryRun: dryRun, meter: newMeter(stderr, "events", asJSON),
 			}
+			r.log = vars.Logger(r.meter)
 			r.out = printer{stdout, asJSON || !isTerminal(stdout), r.meter}
-			if r.meter.bar == nil { // whoever reads the lines wants no others among them
+			if !r.meter.terminal { // whoever reads the lines wants no others among them
 				r.log = slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 			}
 			if until != "" {

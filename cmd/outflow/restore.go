@@ -47,10 +47,15 @@ Needs:
 				return err
 			}
 			defer pool.Close()
-			m := newMeter(stderr, asJSON)
+			m := newMeter(stderr, "rows", asJSON)
 			res, err := store.New(pool, store.Config{}).Restore(cmd.Context(), schema, func(n int64) { m.show("rows", n, 0) })
 			m.finish()
-			if err != nil {
+			switch {
+			case errors.Is(err, store.ErrNotEmpty) && inPlace:
+				return fmt.Errorf("%w: --in-place fills tables that are empty", err)
+			case errors.Is(err, store.ErrNotEmpty):
+				return fmt.Errorf("%w: name another schema with --schema, or drop %s first", err, schema)
+			case err != nil:
 				return err
 			}
 			if asJSON {

@@ -81,7 +81,7 @@ Needs:
 					Group: vars.RelayGroup, Partitions: vars.KafkaPartitions,
 				})
 			}
-			m := newMeter(stderr, asJSON)
+			m := newMeter(stderr, "rows", asJSON)
 			defer m.finish()
 			p := printer{stdout, asJSON, m}
 			if log {
@@ -105,20 +105,21 @@ Needs:
 			v := &verify.Replica{
 				Store: store.New(pool, store.Config{}), MongoURI: vars.MongoURI, Brokers: vars.KafkaBrokers, Namespace: vars.Namespace(),
 				Published: published, Patience: wait, Repair: repair, Types: types,
-				OnDifference: func(d verify.Difference) {
-					done := ""
-					if d.Repaired {
-						done = " repaired"
-					}
-					p.print(d, "%-8s %s %s: version %d, the replica has %d%s", d.Kind, d.Type, d.ID, d.Source, d.Replica, done)
-				},
-				OnProgress: func(aggregateType string, rows int64) { m.show(aggregateType+" rows", rows, 0) },
+				OnDifference: func(d verify.Difference) { p.print(d, "%s", differing(d)) },
+				OnProgress:   func(aggregateType string, rows int64) { m.show(aggregateType+" rows", rows, 0) },
 			}
 			report, err := v.Run(cmd.Context())
 			if err != nil {
 				return err
 			}
-			p.print(report, "%d customers and %d orders: %s", report.Rows[domain.AggregateCustomer], report.Rows[domain.AggregateOrder], counts(report.Differences))
+			done := ""
+			if repair && len(report.Differences) > 0 {
+				done = fmt.Sprintf("; %d repaired", report.Repaired)
+			}
+			if report.Undecided > 0 {
+				done += fmt.Sprintf("; %d changed at every look, and were not decided", report.Undecided)
+			}
+			p.print(report, "%d customers and %d orders: %s%s", report.Rows[domain.AggregateCustomer], report.Rows[domain.AggregateOrder], counts(report.Differences), done)
 			if !report.Clean() {
 				return errDifferences
 			}
@@ -131,6 +132,29 @@ Needs:
 	f.BoolVar(&asJSON, "json", false, "JSON lines")
 	f.DurationVar(&wait, "wait", time.Minute, "how long the relay and the replicator may take to catch up")
 	return cmd
+}
+
+// differing tells of a difference in a line.
+func differing(d verify.Difference) string {
+	side := func(version int64) string {
+		if version == 0 {
+			return "no version"
+		}
+		return fmt.Sprintf("version %d", version)
+	}
+	what := fmt.Sprintf("%s in PostgreSQL, %s in the replica", side(d.Source), side(d.Replica))
+	switch {
+	case d.Kind == verify.Missing:
+		what = side(d.Source) + " in PostgreSQL, not in the replica"
+	case d.Kind == verify.Extra:
+		what = "not in PostgreSQL, " + side(d.Replica) + " in the replica"
+	case d.Kind == verify.Corrupt && d.Source == d.Replica:
+		what = side(d.Source) + " in both, with other content"
+	}
+	if d.Repaired {
+		what += "; repaired"
+	}
+	return fmt.Sprintf("%-8s %s %s: %s", d.Kind, d.Type, printable(d.ID), what)
 }
 
 // printer prints findings as text or JSON lines.
