@@ -1,6 +1,7 @@
 // Shows the API's document with ids of what is there, so that its examples can
 // be sent as they are: a confirmed order's and its customer's, else the newest
-// ones. Where there are none yet, the document's own ids stay.
+// ones. Where there are none yet, the document's own ids stay. Emails are taken
+// once, so each example gets some that nobody has.
 const json = async (path) => (await fetch(path)).json();
 const first = async (path) => (await json(path).catch(() => null))?.data?.[0];
 
@@ -10,6 +11,7 @@ const [spec, confirmed, placed, last] = await Promise.all([
 ]);
 const order = confirmed ?? placed;
 const customer = order?.customer_id ?? last?.id;
+let sent = 0;
 
 for (const [path, operations] of Object.entries(spec.paths)) {
   const id = path.startsWith("/api/orders") ? order?.id : customer;
@@ -19,19 +21,19 @@ for (const [path, operations] of Object.entries(spec.paths)) {
       // A key names one request; the one in the document would be sent with many.
       if (parameter.name === "Idempotency-Key") delete parameter.example;
     }
-    for (const { examples } of Object.values(operation.requestBody?.content ?? {})) {
-      for (const example of Object.values(examples ?? {})) {
-        if (customer) withCustomer(example.value);
-        if (customer && typeof example.value === "string") example.value = example.value.replace(/("customer_id":")[^"]*/g, `$1${customer}`);
+    for (const { examples: all } of Object.values(operation.requestBody?.content ?? {})) {
+      for (const example of Object.values(all ?? {})) {
+        example.value = typeof example.value === "string" ? sendable(example.value) : JSON.parse(sendable(JSON.stringify(example.value)));
       }
     }
   }
 }
 
-function withCustomer(value) {
-  if (value === null || typeof value !== "object") return;
-  if ("customer_id" in value) value.customer_id = customer;
-  Object.values(value).forEach(withCustomer);
+// sendable takes an example's JSON, or lines of it.
+function sendable(text) {
+  const fresh = `-${Date.now().toString(36)}${(sent++).toString(36)}@example.com`;
+  const named = customer ? text.replace(/("customer_id":")[^"]*/g, `$1${customer}`) : text;
+  return named.replace(/("email":"[^"@]*)@example\.com/g, `$1${fresh}`);
 }
 
 await customElements.whenDefined("rapi-doc");
