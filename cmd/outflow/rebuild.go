@@ -126,6 +126,7 @@ type rebuiltLine struct {
 	Resumed    bool    `json:"resumed"`
 	ByOther    bool    `json:"by_another"`
 	Seconds    float64 `json:"seconds"`
+	Stood      float64 `json:"workers_stood_seconds"`
 	AsOf       bool    `json:"-"` // whether the live one was left alone
 }
 
@@ -178,6 +179,7 @@ func (r *rebuilding) one(ctx context.Context, name string) error {
 		return err
 	}
 	line.Events, line.LeftOut, line.Resumed, line.ByOther, line.Seconds = res.Events, res.LeftOut, res.Resumed, res.ByOther, res.Took.Seconds()
+	line.Stood = res.Stood.Seconds()
 	r.out.print(line, "%s", line)
 	return nil
 }
@@ -187,6 +189,9 @@ func (l rebuiltLine) String() string {
 		return l.Rebuilt + ": rebuilt by the other one"
 	}
 	s := fmt.Sprintf("%s: rebuilt from %d events in %.1f s", l.Rebuilt, l.Events, l.Seconds)
+	if l.Stood > 0 {
+		s += fmt.Sprintf(", for %.1f s of which the workers stood still", l.Stood)
+	}
 	if l.Resumed {
 		s += ", going on with what was done before"
 	}

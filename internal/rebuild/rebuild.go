@@ -119,6 +119,7 @@ type Result struct {
 	Resumed bool          // whether it went on with another's work
 	ByOther bool          // whether another one did it while this one waited
 	Took    time.Duration // of this process
+	Stood   time.Duration // how long the workers stood still for the swap; 0 when this process didn't begin that
 }
 
 // GoneError says that the oldest events are no longer in Kafka, so that a
@@ -142,6 +143,7 @@ type runner struct {
 	ops    operators
 	beaten time.Time
 	told   time.Time
+	paused time.Time // when the workers were asked to wait
 }
 
 const (
@@ -181,6 +183,9 @@ func Run(ctx context.Context, cfg Config) (res Result, err error) {
 		before := r.c.Beat
 		finished, err := r.work(ctx)
 		res.Events, res.LeftOut = r.c.Done, len(r.c.Held)
+		if finished && !r.paused.IsZero() {
+			res.Stood = time.Since(r.paused)
+		}
 		switch {
 		case finished || ctx.Err() != nil || !r.temporary(err):
 			return res, err

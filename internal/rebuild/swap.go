@@ -35,7 +35,7 @@ func (j *Job) stored(ctx context.Context) (map[consumer.Partition]mongodb.Positi
 
 // pause stops the workers and fills the shadow up to where they can have been.
 func (r *runner) pause(ctx context.Context) error {
-	begun := time.Now()
+	r.paused = time.Now()
 	if err := r.write(ctx, func(c *control) { c.Phase, c.Attempt = pausing, c.Beat+1 }); err != nil {
 		return err
 	}
@@ -79,7 +79,6 @@ func (r *runner) pause(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	r.log.Info("the workers stand still", "for", time.Since(begun))
 	return r.at(Swapping)
 }
 
