@@ -42,9 +42,10 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		Short: "Run all of outflow on this machine, with everything it needs",
 		Long: `Starts a private PostgreSQL, Kafka (kfake), MongoDB (the machine's own mongod,
 else a server in memory), a mailbox, and all parts of outflow: API, relay,
-replicator, confirmer and notifier. Needs nothing but Go on the machine: when no
-PostgreSQL (14 or newer) is found, one is fetched from Maven Central, or from the
-Maven repository that OUTFLOW_POSTGRES_MIRROR names. Stop it with Ctrl-C.
+replicator, confirmer, notifier and analytics. Needs nothing but Go on the
+machine: when no PostgreSQL (14 or newer) is found, one is fetched from Maven
+Central, or from the Maven repository that OUTFLOW_POSTGRES_MIRROR names. Stop it
+with Ctrl-C.
 
 The data stays in the data directory and is there at the next start, unless
 --ephemeral is given.`,
