@@ -24,6 +24,10 @@ const MaxEventSize = 1_000_000 - 2_000
 // returns the aggregate_id of every event that it inserted: an entity that is
 // not among them was not changed, and has left no event.
 //
+// What was changed is looked up in a hash table, which IS TRUE sees to: without
+// it, the condition becomes a join, and the store's connections have nested loops
+// alone.
+//
 // Positions ascend in the order of the entries. The transaction must hold the
 // lock of every changed entity (having changed its row is that), or the events
 // of one aggregate could be committed out of order.
@@ -32,7 +36,7 @@ INSERT INTO outbox (event_id, aggregate_type, aggregate_id, aggregate_version, t
 SELECT e.event_id, e.aggregate_type, e.aggregate_id, e.aggregate_version, e.type, e.key, e.before, e.after, e.metadata, e.occurred_at
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::uuid[], $5::bigint[], $6::text[], $7::text[], $8::json[], $9::json[], $10::json[], $11::timestamptz[])
     WITH ORDINALITY AS e (entity_id, event_id, aggregate_type, aggregate_id, aggregate_version, type, key, before, after, metadata, occurred_at, n)
-JOIN changed ON changed.id = e.entity_id
+WHERE (e.entity_id IN (SELECT id FROM changed)) IS TRUE
 ORDER BY e.n
 RETURNING aggregate_id`
 

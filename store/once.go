@@ -113,7 +113,7 @@ func insertKeys(first int) string {
     SELECT k.key, k.fingerprint, k.status, k.header, k.body, k.created_at
     FROM unnest($%d::uuid[], $%d::text[], $%d::bytea[], $%d::int[], $%d::json[], $%d::bytea[], $%d::timestamptz[])
         AS k (entity_id, key, fingerprint, status, header, body, created_at)
-    JOIN changed ON changed.id = k.entity_id
+    WHERE (k.entity_id IN (SELECT id FROM changed)) IS TRUE
     ORDER BY k.key
 )`, first, first+1, first+2, first+3, first+4, first+5, first+6)
 }

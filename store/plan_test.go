@@ -10,6 +10,7 @@ import (
 
 	"outflow/domain"
 	"outflow/internal/pgtest"
+	"outflow/outbox"
 )
 
 // plan is a node of what EXPLAIN says.
@@ -78,6 +79,15 @@ func TestNoPlanReadsAWholeTable(t *testing.T) {
 					require.NotEmpty(t, p.IndexCond, "%s, %s, index %s: %s", name, when, p.Index, text)
 				}
 			})
+			// Every event and key is looked up among the changes, not held against
+			// each of them.
+			if strings.Contains(sql, outbox.Append) {
+				lookups := 1
+				if strings.HasSuffix(name, "Keyed") {
+					lookups++
+				}
+				require.Equal(t, lookups, strings.Count(string(text), "hashed SubPlan"), "%s, %s: %s", name, when, text)
+			}
 			_, err = conn.Exec(t.Context(), "DEALLOCATE "+name)
 			require.NoError(t, err)
 		}
