@@ -62,7 +62,7 @@ func (in *installation) statesQuery(ctx context.Context) (string, error) {
 	return r.trips[0][0].sql, nil
 }
 
-// readBoth reads both sides in the pages in which verify does.
+// readBoth reads both sides as verify does.
 func (in *installation) readBoth(ctx context.Context, query string, n int) (sample, error) {
 	var rows, docs int
 	begun := time.Now()
@@ -108,27 +108,19 @@ func (in *installation) readRows(ctx context.Context, query string) (n int, err 
 	}
 }
 
+// readDocuments reads all through one cursor, as verify does.
 func (in *installation) readDocuments(ctx context.Context) (n int, err error) {
 	err = withMongo(ctx, in.mongoURI, func(ctx context.Context, db *mongo.Database) error {
-		last, after := "", "$gte"
-		for {
-			cursor, err := db.Collection(customersBase).Find(ctx, bson.D{{Key: "_id", Value: bson.D{{Key: after, Value: last}}}},
-				mongooptions.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetLimit(verifyPage).SetBatchSize(verifyPage))
-			if err != nil {
-				return err
-			}
-			before := n
-			for cursor.Next(ctx) {
-				last, after = cursor.Current.Lookup("_id").StringValue(), "$gt"
-				n++
-			}
-			if err := cursor.Err(); err != nil || n == before {
-				return err
-			}
-			if err := cursor.Close(ctx); err != nil {
-				return err
-			}
+		cursor, err := db.Collection(customersBase).Find(ctx, bson.D{{Key: "_id", Value: bson.D{{Key: "$gte", Value: ""}}}},
+			mongooptions.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetBatchSize(verifyPage))
+		if err != nil {
+			return err
 		}
+		defer func() { _ = cursor.Close(context.WithoutCancel(ctx)) }()
+		for cursor.Next(ctx) {
+			n++
+		}
+		return cursor.Err()
 	})
 	return n, err
 }
