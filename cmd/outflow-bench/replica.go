@@ -8,12 +8,15 @@ import (
 	"strings"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	mongooptions "go.mongodb.org/mongo-driver/v2/mongo/options"
 	"golang.org/x/sync/errgroup"
 
 	"outflow/domain"
+	"outflow/internal/consumer"
 	"outflow/replicator"
 	"outflow/store"
 )
@@ -98,45 +101,70 @@ func (in *installation) on(ctx context.Context, server string) (*installation, f
 }
 
 func (in *installation) count(ctx context.Context, db *mongo.Database) (int, error) {
-	n, err := db.Collection(customersBase).EstimatedDocumentCount(ctx)
+	n, err := db.Collection(customersBase).CountDocuments(ctx, bson.D{})
 	return int(n), err
 }
 
 // replicated returns once the replica has n customers, and how many a second
-// came to it from the first that were seen.
+// came to it from the first look that found some of them. How many there are is
+// what its positions say: a server takes long to count.
 func (in *installation) replicated(ctx context.Context, p *process, n int) (out sample, err error) {
 	ctx, cancel := context.WithTimeout(ctx, longest)
 	defer cancel()
+	ends, records, err := in.ends(ctx)
+	if err != nil {
+		return out, err
+	}
 	err = withMongo(ctx, in.mongoURI, func(ctx context.Context, db *mongo.Database) error {
 		var begun time.Time
-		first := 0
+		var first int64
 		tick := time.NewTicker(10 * time.Millisecond)
 		defer tick.Stop()
 		for {
-			found, err := in.count(ctx, db)
+			behind, err := replicator.Behind(ctx, db, ends)
 			switch {
 			case err != nil:
 				return err
-			case found > n:
-				return fmt.Errorf("the replica has %d customers, and there are %d", found, n)
-			case found == n && first == 0:
+			case behind == 0 && first == 0:
 				return errors.New("all was replicated before the first look: too little")
-			case found == n:
-				out = rate(n-first, begun)
-				return nil
-			case found > 0 && first == 0:
-				first, begun = found, time.Now()
+			case behind == 0:
+				out = rate(int(float64(n)*float64(first)/float64(records)), begun)
+				found, err := in.count(ctx, db)
+				if err == nil && found != n {
+					err = fmt.Errorf("the replica has %d customers, and there are %d", found, n)
+				}
+				return err
+			case behind < records && first == 0:
+				first, begun = behind, time.Now()
 			}
 			select {
 			case <-p.exited:
 				return fmt.Errorf("%s ended: %s", p.name, &p.output)
 			case <-ctx.Done():
-				return fmt.Errorf("%d customers of %d were replicated: %w", found, n, ctx.Err())
+				return fmt.Errorf("%d records of %d were not replicated: %w", behind, records, ctx.Err())
 			case <-tick.C:
 			}
 		}
 	})
 	return out, err
+}
+
+// ends is where the partitions of the customers' topic end, and how many
+// records are before that.
+func (in *installation) ends(ctx context.Context) (ends map[consumer.Partition]int64, records int64, err error) {
+	ends = map[consumer.Partition]int64{}
+	err = withKafka(in.broker, func(_ *kgo.Client, adm *kadm.Client) error {
+		listed, err := adm.ListCommittedOffsets(ctx, in.ns.Topic(domain.AggregateCustomer))
+		if err != nil {
+			return err
+		}
+		listed.Each(func(o kadm.ListedOffset) {
+			ends[consumer.Partition{Topic: o.Topic, Partition: o.Partition}] = o.Offset
+			records += o.Offset
+		})
+		return listed.Error()
+	})
+	return ends, records, err
 }
 
 func replicate(ctx context.Context, s *stand) ([]side, error) {
