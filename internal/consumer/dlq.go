@@ -28,6 +28,7 @@ type DeadLetter struct {
 	Topic     string
 	Partition int32
 	Offset    int64
+	Log       string // the id of the topic that Offset counts in, which may be gone
 	Key       string
 	First     bool         // whether it is what its key waits for; others are behind it
 	Reason    string       // why it, or the first of its key, could not be handled
@@ -96,7 +97,7 @@ func (d *DeadLetters) list(ctx context.Context, p *parked) ([]DeadLetter, error)
 	for _, pile := range piles {
 		for i, l := range pile.letters {
 			letter := DeadLetter{
-				ID: l.at, Topic: l.Topic, Partition: l.Partition.Partition, Offset: l.record.Offset, Key: l.key,
+				ID: l.at, Topic: l.Topic, Partition: l.Partition.Partition, Offset: l.record.Offset, Log: l.log, Key: l.key,
 				First: i == 0, Reason: l.reason, ParkedAt: l.parkedAt, Record: l.record,
 			}
 			if i == 0 {

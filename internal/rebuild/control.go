@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
 
+	"outflow/internal/consumer"
 	"outflow/internal/mongodb"
 )
 
@@ -56,7 +58,6 @@ type place struct {
 	Log       string `bson:"log"`
 	Next      int64  `bson:"next"`
 	Epoch     int32  `bson:"epoch"`
-	LeftOut   int64  `bson:"left_out"` // the first offset that was left out; -1 for none
 }
 
 // scan is a position in the outbox.
@@ -65,9 +66,33 @@ type scan struct {
 	Done     bool  `bson:"done"`
 }
 
+// held is a key whose events are left out from one on.
 type held struct {
-	Topic string `bson:"topic"`
-	Key   string `bson:"key"`
+	Topic     string `bson:"topic"`
+	Partition int32  `bson:"partition"`
+	Key       string `bson:"key"`
+	Offset    int64  `bson:"offset"`  // of that event; -1 when it was read from the outbox
+	Version   int64  `bson:"version"` // and then the version that the key was parked with, 0 if it wasn't
+}
+
+func (h held) lock() lock { return lock{h.Topic, h.Key} }
+
+// lock names a key of a topic.
+type lock struct{ topic, key string }
+
+func holds(all []held, l lock) bool {
+	return slices.ContainsFunc(all, func(h held) bool { return h.lock() == l })
+}
+
+// firstHeld is the first offset of a partition that was left out, -1 for none.
+func firstHeld(all []held, id consumer.Partition) int64 {
+	first := int64(-1)
+	for _, h := range all {
+		if h.Topic == id.Topic && h.Partition == id.Partition && h.Offset >= 0 && (first < 0 || h.Offset < first) {
+			first = h.Offset
+		}
+	}
+	return first
 }
 
 // ErrTakenOver says that another rebuild has gone on with this one's work,

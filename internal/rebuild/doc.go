@@ -31,6 +31,9 @@
 // An event that can't be applied is left out, together with what follows in its
 // key, as the worker would: and the worker's position is put back to where it
 // was, so that it parks them. What an operator has dropped is left out alone.
+// The record says where each key was left out. When an operator has let one go
+// since, which is looked at while the workers wait, the rebuild goes back there:
+// the workers have passed what follows, and nobody would bring it again.
 //
 // # One at a time
 //

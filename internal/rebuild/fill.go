@@ -27,52 +27,17 @@ const (
 
 var errTooMany = fmt.Errorf("events of more than %d keys can't be applied: they may be of a newer version of outflow", maxHeld)
 
-// operators is what was parked, and how far the workers were, when the filling
-// began: what can't be applied and isn't parked any more, an operator dropped.
-type operators struct {
-	parked map[held]parkedAt
-	live   map[consumer.Partition]int64
-}
-
-type parkedAt struct{ offset, version int64 }
-
-func (r *runner) ask(ctx context.Context) error {
-	r.ops = operators{parked: map[held]parkedAt{}, live: map[consumer.Partition]int64{}}
-	letters, err := consumer.OpenDeadLetters(r.Brokers, r.Group, r.Kafka...)
-	if err != nil {
-		return err
-	}
-	defer letters.Close()
-	all, err := letters.List(ctx)
-	if err != nil {
-		return fmt.Errorf("read what is parked: %w", err)
-	}
-	for _, l := range all {
-		k := held{l.Topic, l.Key}
-		if _, ok := r.ops.parked[k]; !ok {
-			r.ops.parked[k] = parkedAt{l.Offset, l.Event.AggregateVersion}
-		}
-	}
-	stored, err := r.stored(ctx)
-	if err != nil {
-		return err
-	}
-	for id, p := range stored {
-		if i := r.place(id); i >= 0 && r.c.Places[i].Log == p.Log {
-			r.ops.live[id] = p.Next
-		}
-	}
-	r.starts, err = r.startOffsets(ctx)
-	return err
-}
-
 func (r *runner) place(id consumer.Partition) int {
 	return slices.IndexFunc(r.c.Places, func(p place) bool { return p.Topic == id.Topic && p.Partition == id.Partition })
 }
 
 // fill fills the shadow until little is left.
 func (r *runner) fill(ctx context.Context) error {
-	if err := r.ask(ctx); err != nil {
+	var err error
+	if r.ops, err = r.ask(ctx); err != nil {
+		return err
+	}
+	if r.starts, err = r.startOffsets(ctx); err != nil {
 		return err
 	}
 	if err := r.Make(ctx, r.c.Run); err != nil {
@@ -92,6 +57,9 @@ func (r *runner) fill(ctx context.Context) error {
 			return err
 		}
 		return errMoved
+	}
+	if err := r.goBack(ctx); err != nil {
+		return err
 	}
 	if !r.c.Scan.Done {
 		if err := r.scan(ctx); err != nil {
@@ -127,15 +95,20 @@ func (r *runner) scan(ctx context.Context) error {
 	done := r.c.Done
 	err := r.Outbox(ctx, r.c.Scan.Position, func(all []domain.Event, last int64) error {
 		var batch []consumer.Message
+		var left []held
 		for _, e := range all {
 			m := consumer.Message{Event: e, Offset: -1, Topic: r.topicOf(e.AggregateType)}
 			m.Partition = r.partition(m)
+			if l := (lock{m.Topic, e.Key}); r.isHeld(m) && !holds(r.c.Held, l) && !holds(left, l) {
+				left = append(left, r.hold(m, l))
+			}
 			batch = append(batch, m)
 		}
-		left, applied, err := r.apply(ctx, batch)
+		more, applied, err := r.apply(ctx, batch)
 		if err != nil {
 			return err
 		}
+		left = append(left, more...)
 		done += int64(len(batch))
 		r.tell(Progress{Phase: "outbox", Done: done, Total: r.Total}, false)
 		if err := r.at(Filled); err != nil {
@@ -277,51 +250,45 @@ func (r *runner) poll(ctx context.Context, client *kgo.Client, polls chan<- poll
 func (r *runner) take(ctx context.Context, records []record) error {
 	places := slices.Clone(r.c.Places)
 	var batch []consumer.Message
-	var bad []held
+	var left []held
 	for _, m := range records {
 		i := r.place(consumer.Partition{Topic: m.Topic, Partition: m.Partition})
 		if i < 0 {
 			continue
 		}
 		places[i].Next, places[i].Epoch = m.Offset+1, m.Record.LeaderEpoch
+		l := lock{m.Topic, string(m.Record.Key)}
 		switch {
-		case m.Record.Attrs.IsControl():
-			continue
+		case m.Record.Attrs.IsControl() || holds(left, l):
 		case m.err != nil:
 			// No event: the worker parks it with what follows in its key.
-			if h := (held{m.Topic, string(m.Record.Key)}); h.Key != "" && !r.dropped(m.Message, h) {
-				bad = append(bad, h)
+			if l.key != "" && !holds(r.c.Held, l) && !r.dropped(m.Message, l) {
+				left = append(left, r.hold(m.Message, l))
 			}
-			continue
+		case r.isHeld(m.Message):
+			if !holds(r.c.Held, l) {
+				left = append(left, r.hold(m.Message, l))
+			}
+		default:
+			batch = append(batch, m.Message)
 		}
-		if r.isHeld(m.Message) && places[i].LeftOut < 0 {
-			places[i].LeftOut = m.Offset
-		}
-		batch = append(batch, m.Message)
 	}
-	batch = slices.DeleteFunc(batch, func(m consumer.Message) bool { return slices.Contains(bad, held{m.Topic, m.Event.Key}) })
 	if failpoint.Mutant("rebuild.notes-first") && len(batch) > 0 {
 		if err := errors.Join(r.write(ctx, func(c *control) { c.Places = places }), r.at(Filled)); err != nil {
 			return err
 		}
 	}
-	left, applied, err := r.apply(ctx, batch)
+	more, applied, err := r.apply(ctx, batch)
 	if err != nil {
 		return err
 	}
-	left = append(left, bad...)
 	if len(batch) > 0 {
 		if err := r.at(Filled); err != nil {
 			return err
 		}
 	}
-	for _, h := range left {
-		for i := range places {
-			if places[i].Topic == h.Topic && places[i].LeftOut < 0 {
-				places[i].LeftOut = r.c.Places[i].Next
-			}
-		}
-	}
+	// Of a key that both hold up, that is the earlier one.
+	left = append(slices.DeleteFunc(left, func(h held) bool { return holds(more, h.lock()) }), more...)
 	return r.note(ctx, func(c *control) {
 		c.Places, c.Done, c.Held = places, c.Done+applied, append(slices.Clone(c.Held), left...)
 	})
@@ -333,7 +300,7 @@ func (r *runner) note(ctx context.Context, change func(*control)) error {
 	before := len(r.c.Held)
 	next := *r.c
 	change(&next)
-	if len(next.Held) > maxHeld {
+	if n := len(next.Held); n > maxHeld && n-r.known(next.Held) > maxHeld {
 		return errTooMany
 	}
 	*r.c = next
@@ -369,7 +336,7 @@ func (r *runner) apply(ctx context.Context, batch []consumer.Message) (left []he
 				}
 				all = all[n:]
 				mine = append(mine, one...)
-				all = slices.DeleteFunc(all, func(m consumer.Message) bool { return slices.Contains(one, held{m.Topic, m.Event.Key}) })
+				all = slices.DeleteFunc(all, func(m consumer.Message) bool { return holds(one, lock{m.Topic, m.Event.Key}) })
 			}
 			found <- mine
 			return nil
@@ -392,48 +359,22 @@ func (r *runner) applyInOrder(ctx context.Context, batch []consumer.Message) (le
 		skipping := map[string]bool{} // keys of which one was left out alone: what follows comes again
 		for i, err := range r.Apply(ctx, r.c.Run, batch) {
 			m := batch[i]
-			k := held{m.Topic, m.Event.Key}
+			l := lock{m.Topic, m.Event.Key}
 			switch {
-			case slices.Contains(left, k):
-			case skipping[k.Key]:
+			case holds(left, l):
+			case skipping[l.key]:
 				again = append(again, m)
 			case err == nil:
 			case !consumer.IsPermanent(err):
 				return nil, err
-			case r.dropped(m, k):
-				skipping[k.Key] = true
+			case r.dropped(m, l):
+				skipping[l.key] = true
 			default:
 				r.log.Warn("an event can't be applied: leaving out its key from there on", "topic", m.Topic, "type", m.Event.Type, "error", err)
-				left = append(left, k)
+				left = append(left, r.hold(m, l))
 			}
 		}
 		batch = again
 	}
 	return left, nil
-}
-
-// isHeld reports whether a message is left out because of what came before it
-// in its key.
-func (r *runner) isHeld(m consumer.Message) bool {
-	k := held{m.Topic, m.Event.Key}
-	if slices.Contains(r.c.Held, k) {
-		return true
-	}
-	at, ok := r.ops.parked[k]
-	if !ok {
-		return false
-	}
-	if m.Offset >= 0 {
-		return m.Offset >= at.offset
-	}
-	return at.version > 0 && m.Event.AggregateVersion >= at.version
-}
-
-// dropped reports whether the workers have passed what can't be applied and it
-// isn't parked: an operator has said that it doesn't count.
-func (r *runner) dropped(m consumer.Message, k held) bool {
-	if _, parked := r.ops.parked[k]; parked {
-		return false
-	}
-	return m.Offset >= 0 && m.Offset < r.ops.live[consumer.Partition{Topic: m.Topic, Partition: m.Partition}]
 }

@@ -361,7 +361,7 @@ func (r *runner) begin(ctx context.Context) (*control, error) {
 		if r.From == FromKafka && o > 0 {
 			return nil, &GoneError{p, o}
 		}
-		c.Places = append(c.Places, place{Topic: p.Topic, Partition: p.Partition, Log: logs[p.Topic], Next: o, Epoch: -1, LeftOut: -1})
+		c.Places = append(c.Places, place{Topic: p.Topic, Partition: p.Partition, Log: logs[p.Topic], Next: o, Epoch: -1})
 	}
 	return c, nil
 }

@@ -66,6 +66,12 @@ func (r *runner) pause(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	switch free, err := r.letGo(ctx); {
+	case err != nil:
+		return err
+	case len(free) > 0:
+		return r.write(ctx, func(c *control) { c.Phase = filling }) // which applies them
+	}
 	shadow, err := r.Shadow(ctx, r.c.Run)
 	if err != nil {
 		return err
@@ -75,7 +81,7 @@ func (r *runner) pause(ctx context.Context) error {
 	}
 	if err := r.write(ctx, func(c *control) {
 		c.Phase = swapping
-		c.Handover, c.Generation = handover(c.Places, live, r.starts), nextGeneration(live)
+		c.Handover, c.Generation = handover(c.Places, c.Held, live, r.starts), nextGeneration(live)
 	}); err != nil {
 		return err
 	}
@@ -85,17 +91,17 @@ func (r *runner) pause(ctx context.Context) error {
 // handover returns what the workers' positions are going to be: where they
 // were, so that they park what they must. A worker whose position isn't one in
 // the log goes on where the shadow ends.
-func handover(places []place, live map[consumer.Partition]mongodb.Position, starts map[consumer.Partition]int64) []place {
+func handover(places []place, left []held, live map[consumer.Partition]mongodb.Position, starts map[consumer.Partition]int64) []place {
 	next := slices.Clone(places)
 	for i := range next {
 		p := &next[i]
 		id := consumer.Partition{Topic: p.Topic, Partition: p.Partition}
 		at, ok := live[id]
-		switch {
+		switch first := firstHeld(left, id); {
 		case ok && at.Log == p.Log && at.Next <= p.Next && at.Next >= starts[id]:
 			p.Next, p.Epoch = at.Next, at.Epoch
-		case p.LeftOut >= 0:
-			p.Next, p.Epoch = p.LeftOut, -1
+		case first >= 0:
+			p.Next, p.Epoch = first, -1
 		}
 	}
 	return next

@@ -1,0 +1,169 @@
+package replicator
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"outflow/domain"
+	"outflow/internal/consumer"
+	"outflow/internal/failpoint"
+	"outflow/internal/kafkatest"
+	"outflow/internal/rebuild"
+)
+
+// letters returns what the replicators have parked, once that is n messages.
+func (s *system) letters(n int) (*consumer.DeadLetters, []consumer.DeadLetter) {
+	s.t.Helper()
+	letters, err := consumer.OpenDeadLetters(s.Brokers, s.Namespace.Group("replicator"), kafkatest.Opts()...)
+	require.NoError(s.t, err)
+	s.t.Cleanup(letters.Close)
+	var all []consumer.DeadLetter
+	s.eventually("parked", func() bool {
+		all, err = letters.List(s.t.Context())
+		return err == nil && len(all) == n
+	})
+	return letters, all
+}
+
+// A record that is no event holds up its key from there on, and nothing that
+// came before it.
+func TestWhatComesBeforeARecordThatIsNoEventIsRebuilt(t *testing.T) {
+	for name, first := range map[string]bool{"parked": false, "seen by the rebuild first": true} {
+		t.Run(name, func(t *testing.T) {
+			s := newSystem(t)
+			s.Publish(t, customer(1, 1), customer(2, 1), customer(1, 2))
+			s.Produce(t, &kgo.Record{Topic: s.Namespace.Topic(domain.AggregateCustomer), Key: []byte(id(1).String()), Value: []byte("no event")})
+			s.Publish(t, customer(1, 3), customer(2, 2))
+			if !first {
+				s.run()
+				s.letters(2)
+				require.Equal(t, int64(2), s.version("_customers", id(1)))
+			}
+			_, err := s.rebuild(customers)
+			require.NoError(t, err)
+			require.Equal(t, int64(2), s.version("_customers", id(1)), "what came before")
+			require.Equal(t, int64(2), s.version("_customers", id(2)))
+			if first {
+				s.run()
+			}
+			letters, all := s.letters(2)
+			require.NoError(t, letters.Drop(t.Context(), all[0].ID))
+			require.NoError(t, letters.Retry(t.Context(), all[1].ID))
+			require.Equal(t, int64(3), s.version("_customers", id(1)))
+		})
+	}
+}
+
+// An operator lets a key go while a rebuild, which knows it as parked, leaves
+// it out: the workers pass what follows, and the shadow must have it too.
+func TestAParkedKeyIsLetGoDuringARebuild(t *testing.T) {
+	for _, point := range []string{rebuild.Filled, rebuild.Pausing} {
+		t.Run(point, func(t *testing.T) {
+			s := newSystem(t)
+			s.run()
+			newer := customer(1, 2)
+			newer.Type = "customer.updated.v2"
+			s.Publish(t, customer(1, 1), newer, customer(1, 3), customer(2, 1))
+			letters, all := s.letters(2)
+			let := false
+			_, err := s.rebuild(customers, func(c *rebuild.Config) {
+				c.At = func(at string) error {
+					if at != point || let {
+						return nil
+					}
+					let = true
+					require.NoError(t, letters.Drop(t.Context(), all[0].ID))
+					require.NoError(t, letters.Retry(t.Context(), all[1].ID))
+					s.Publish(t, customer(1, 4))
+					s.eventually("flows", func() bool { return s.version("_customers", id(1)) == 4 })
+					return nil
+				}
+			})
+			require.NoError(t, err)
+			require.True(t, let)
+			s.eventually("nothing is lost", func() bool { return s.version("_customers", id(1)) == 4 })
+			s.clean()
+		})
+	}
+}
+
+// The same between a rebuild that was killed and the one that goes on with it:
+// where it left the key out is in its record.
+func TestAParkedKeyIsLetGoBetweenTwoRebuilds(t *testing.T) {
+	for name, from := range map[string]rebuild.Source{"kafka": rebuild.FromKafka, "outbox": rebuild.FromOutbox} {
+		t.Run(name, func(t *testing.T) {
+			s := newSystem(t)
+			s.run()
+			all := []domain.Event{customer(1, 1), customer(1, 2), customer(1, 3), customer(2, 1)}
+			newer := all[1]
+			newer.Type = "customer.updated.v2" // on Kafka alone, so that it is parked
+			s.Publish(t, all[0], newer, all[2], all[3])
+			for v := int64(2); v < 2500; v++ { // so many that they are read before the workers are paused
+				all = append(all, customer(2, v))
+			}
+			s.Publish(t, all[4:]...)
+			letters, parked := s.letters(2)
+			configure := func(c *rebuild.Config) {
+				c.From = from
+				c.Outbox = func(_ context.Context, after int64, each func([]domain.Event, int64) error) error {
+					if after >= int64(len(all)) {
+						return nil
+					}
+					return each(all[after:], int64(len(all)))
+				}
+			}
+			_, err := s.rebuild(customers, configure, func(c *rebuild.Config) {
+				c.At = func(at string) error {
+					if at == rebuild.Pausing {
+						return failpoint.ErrInjected
+					}
+					return nil
+				}
+			})
+			require.ErrorIs(t, err, failpoint.ErrInjected)
+			require.NoError(t, letters.Drop(t.Context(), parked[0].ID))
+			require.NoError(t, letters.Retry(t.Context(), parked[1].ID))
+			s.eventually("flows", func() bool { return s.version("_customers", id(1)) == 3 })
+			res, err := s.rebuild(customers, configure)
+			require.NoError(t, err)
+			require.True(t, res.Resumed)
+			require.Equal(t, int64(3), s.version("_customers", id(1)))
+			s.Publish(t, customer(1, 4))
+			s.eventually("followed", func() bool { return s.version("_customers", id(1)) == 4 })
+			s.clean()
+		})
+	}
+}
+
+// One of two parked messages is dropped while a rebuild leaves both out: what is
+// left of them waits still.
+func TestAParkedMessageIsDroppedDuringARebuild(t *testing.T) {
+	s := newSystem(t)
+	s.run()
+	newer, newest := customer(1, 2), customer(1, 4)
+	newer.Type, newest.Type = "customer.updated.v2", "customer.updated.v2"
+	s.Publish(t, customer(1, 1), newer, customer(1, 3), newest, customer(1, 5))
+	letters, all := s.letters(4)
+	let := false
+	_, err := s.rebuild(customers, func(c *rebuild.Config) {
+		c.At = func(at string) error {
+			if at == rebuild.Pausing && !let {
+				let = true
+				require.NoError(t, letters.Drop(t.Context(), all[0].ID))
+				var again *consumer.ParkedAgainError
+				require.ErrorAs(t, letters.Retry(t.Context(), all[1].ID), &again)
+				require.Equal(t, int64(3), s.version("_customers", id(1)))
+			}
+			return nil
+		}
+	})
+	require.NoError(t, err)
+	require.Equal(t, int64(3), s.version("_customers", id(1)), "what was let go, and not what follows")
+	_, all = s.letters(2)
+	require.NoError(t, letters.Drop(t.Context(), all[0].ID))
+	require.NoError(t, letters.Retry(t.Context(), all[1].ID))
+	require.Equal(t, int64(5), s.version("_customers", id(1)))
+}
