@@ -31,6 +31,9 @@ type RowDifference struct {
 // ErrNotEmpty says that there are rows where a restore would write.
 var ErrNotEmpty = errors.New("customers or orders have rows there already")
 
+// ErrLiveSchema says that tables in a schema would be taken for the live ones.
+var ErrLiveSchema = errors.New("tables in this schema are, or would be taken for, the live ones")
+
 const (
 	restorePage       = 2000
 	maxRowDifferences = 1000
@@ -43,7 +46,7 @@ const (
 // or nothing. progress is called now and then, if set.
 //
 // Rows whose events are no longer in the log are not restored. It returns
-// ErrNotEmpty.
+// ErrNotEmpty, and ErrLiveSchema.
 func (s *Store) Restore(ctx context.Context, schema string, progress func(rows int64)) (res Restored, err error) {
 	err = pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
 		r := restore{tx: tx, schema: schema, progress: progress, res: &res}
@@ -102,6 +105,9 @@ func (r *restore) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := r.apart(ctx); err != nil {
+		return err
+	}
 	for _, table := range []string{"customers", "orders"} {
 		if r.schema != "" {
 			if _, err := r.tx.Exec(ctx, `CREATE TABLE IF NOT EXISTS `+r.in(table)+` (LIKE `+table+` INCLUDING ALL)`); err != nil {
@@ -117,6 +123,22 @@ func (r *restore) prepare(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// apart refuses a schema in which PostgreSQL would find the tables before the
+// live ones: the service, which doesn't name a schema, would go on with the
+// copies. The default search path looks into the schema that is named for the
+// role first, and the service's role may be another one than this.
+func (r *restore) apart(ctx context.Context) error {
+	if r.schema == "" {
+		return nil
+	}
+	var live bool
+	err := r.tx.QueryRow(ctx, `SELECT $1::name = ANY (current_schemas(true)) OR EXISTS (SELECT FROM pg_roles WHERE rolname = $1::name)`, r.schema).Scan(&live)
+	if err == nil && live {
+		err = ErrLiveSchema
+	}
+	return err
 }
 
 // The last state of every entity: of a deleted one, what it was before. When an

@@ -147,6 +147,22 @@ func TestVersionsOutOfOrderInKafkaAreTold(t *testing.T) {
 	require.Equal(t, domain.AggregateNotification, found[1].Type)
 }
 
+// The service doesn't name a schema for its tables: it must not find restored
+// ones before its own.
+func TestNothingIsRestoredWhereTheLiveTablesAreLookedFor(t *testing.T) {
+	s := newSystem(t)
+	s.customer()
+	var user string
+	require.NoError(t, s.pg.Pool.QueryRow(t.Context(), `SELECT current_user`).Scan(&user))
+	for _, schema := range []string{user, "public"} {
+		_, err := s.store.Restore(t.Context(), schema, nil)
+		require.ErrorIs(t, err, store.ErrLiveSchema)
+	}
+	var there bool
+	require.NoError(t, s.pg.Pool.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)`, user).Scan(&there))
+	require.False(t, there)
+}
+
 func TestTheEventLogIsTheRecord(t *testing.T) {
 	s := newSystem(t)
 	var all []domain.Customer

@@ -53,6 +53,8 @@ Needs:
 			switch {
 			case errors.Is(err, store.ErrNotEmpty) && inPlace:
 				return fmt.Errorf("%w: --in-place fills tables that are empty", err)
+			case errors.Is(err, store.ErrLiveSchema):
+				return fmt.Errorf("%w: name another one than %s with --schema, or say --in-place", err, schema)
 			case errors.Is(err, store.ErrNotEmpty):
 				return fmt.Errorf("%w: name another schema with --schema, or drop %s first", err, schema)
 			case err != nil:
