@@ -3,6 +3,7 @@ package verify
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -38,11 +39,15 @@ func (v *Replica) settle(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		var lowered []domain.ID
 		for _, f := range findings {
 			if v.Repair {
 				if f.Repaired, err = v.repair(ctx, f); err != nil {
 					return fmt.Errorf("repair %s %s: %w", v.typ, f.ID, err)
 				}
+			}
+			if f.Repaired && (f.Kind == Ahead || f.Kind == Corrupt) {
+				lowered = append(lowered, domain.MustParseID(f.ID))
 			}
 			v.report.Differences[f.Kind]++
 			if f.Repaired {
@@ -51,6 +56,9 @@ func (v *Replica) settle(ctx context.Context) error {
 			if v.OnDifference != nil {
 				v.OnDifference(f.Difference)
 			}
+		}
+		if err := v.raise(ctx, lowered); err != nil {
+			return err
 		}
 	}
 	clear(v.suspects)
@@ -199,6 +207,33 @@ func (v *Replica) repair(ctx context.Context, f finding) (bool, error) {
 	var done *mongo.UpdateResult
 	done, err := v.base.ReplaceOne(ctx, seen, f.want)
 	return err == nil && done.MatchedCount == 1, err
+}
+
+// raise writes what the source holds by now of documents that were repaired. One
+// that has no version, or one that is too high, refuses the changes that come
+// between the look at its row and its repair, and the replicator has passed them
+// then.
+func (v *Replica) raise(ctx context.Context, ids []domain.ID) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	rows, err := v.Store.StatesOf(ctx, v.typ, ids)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(rows, func(a, b domain.Event) int { return bytes.Compare(a.AggregateID[:], b.AggregateID[:]) })
+	writes := make([]mongodb.Versioned, len(rows))
+	for i, row := range rows {
+		doc, err := replicator.Document(row)
+		if err != nil {
+			return fmt.Errorf("convert %s %s: %w", v.typ, row.AggregateID, err)
+		}
+		writes[i] = mongodb.Versioned{ID: row.AggregateID.String(), Version: row.AggregateVersion, Document: doc}
+	}
+	if err := errors.Join(mongodb.ReplaceOlder(ctx, v.base, writes)...); err != nil {
+		return fmt.Errorf("repair %s: %w", v.typ, err)
+	}
+	return nil
 }
 
 // versionOf returns a document's version, if it has what is one.
