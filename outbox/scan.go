@@ -70,10 +70,26 @@ WHERE i.inhparent = 'outbox'::regclass)`).Scan(&bounds)
 	return x, nil
 }
 
+// AwaitVisible returns once readings show whatever is in Kafka when it is called.
+// A transaction is in the WAL, and so published, before it is visible: with a
+// synchronous standby, as long before as that takes. They become visible in the
+// order of the WAL, so those that are in it already do before one that is
+// committed now.
+func (l *Log) AwaitVisible(ctx context.Context) error {
+	if _, err := l.conn.Exec(ctx, `SELECT pg_logical_emit_message(true, 'outflow', '')`); err != nil {
+		return fmt.Errorf("wait until what is published is visible: %w", err)
+	}
+	return nil
+}
+
 // ByPosition calls each with the events of some aggregate types after a
 // position, a page at a time, up to the end as it is now, and with the position
-// of the last. Events of one aggregate come in their order.
+// of the last. Events of one aggregate come in their order. Whatever is in Kafka
+// when it is called is among them.
 func (l *Log) ByPosition(ctx context.Context, aggregateTypes []string, after int64, each func(events []domain.Event, last int64) error) error {
+	if err := l.AwaitVisible(ctx); err != nil {
+		return err
+	}
 	var end int64
 	if err := l.conn.QueryRow(ctx, `SELECT coalesce(max(position), 0) FROM outbox`).Scan(&end); err != nil {
 		return fmt.Errorf("read the end of the outbox: %w", err)

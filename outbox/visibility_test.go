@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"outflow/domain"
 	"outflow/internal/kafkatest"
 	"outflow/internal/pgtest"
 	"outflow/internal/postgres"
@@ -184,4 +185,42 @@ func TestMovedRowsAreNotPublishedAgain(t *testing.T) {
 	r.await(t, "left out", func(s Stats) bool { return s.LeftOut == 10 })
 	wr.write(t, 10)
 	w.equal(t)
+}
+
+// Who reads the outbox and goes on in Kafka, from where that ended before, must
+// not miss what is in Kafka and wasn't visible yet.
+func TestAReadingWaitsForWhatIsPublishedButNotVisible(t *testing.T) {
+	t.Parallel()
+	w, admin := standbyWorld(t)
+	r := w.run(t, quick)
+	r.awaitState(t, StateStreaming)
+	committed := w.waiting(t)
+	r.await(t, "published", func(s Stats) bool { return s.Published == 1 })
+	log, err := OpenLog(t.Context(), w.db.URL)
+	require.NoError(t, err)
+	t.Cleanup(log.Close)
+	_, err = log.conn.Exec(t.Context(), `SET synchronous_commit = on`)
+	require.NoError(t, err)
+	type reading struct {
+		events int
+		err    error
+	}
+	read := make(chan reading, 1)
+	go func() {
+		var got reading
+		got.err = log.ByPosition(context.Background(), domain.AggregateTypes, 0, func(page []domain.Event, _ int64) error {
+			got.events += len(page)
+			return nil
+		})
+		read <- got
+	}()
+	require.Eventually(t, func() bool {
+		var waits int
+		err := w.db.Pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'`).Scan(&waits)
+		return len(read) > 0 || err == nil && waits == 2
+	}, patience, time.Millisecond)
+	admin(endOfWaiting)
+	admin(`SELECT pg_reload_conf()`)
+	require.NoError(t, <-committed)
+	require.Equal(t, reading{events: 1}, <-read)
 }

@@ -46,6 +46,14 @@ func newSystem(t *testing.T) *system {
 	t.Helper()
 	t.Parallel()
 	s := &system{t: t, pg: pgtest.New(t), Kafka: kafkatest.Start(t)}
+	s.connect()
+	return s
+}
+
+// connect opens what is beside PostgreSQL and Kafka.
+func (s *system) connect() {
+	t := s.t
+	t.Helper()
 	pool, err := store.Open(t.Context(), s.pg.URL, 12)
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
@@ -55,7 +63,6 @@ func newSystem(t *testing.T) *system {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = client.Disconnect(context.Background()) })
 	s.db = client.Database(string(s.Namespace))
-	return s
 }
 
 func (s *system) relayConfig() outbox.Config {

@@ -284,6 +284,9 @@ func (l *Log) kafka(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("find the beginning of the events: %w", err)
 	}
+	if err := l.log.AwaitVisible(ctx); err != nil {
+		return err
+	}
 	starts, ends := map[consumer.Partition]int64{}, map[consumer.Partition]int64{}
 	var records int64
 	listed.Each(func(o kadm.ListedOffset) {

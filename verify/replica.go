@@ -265,6 +265,18 @@ func (v *Replica) find(ctx context.Context, filter any) ([]bson.Raw, error) {
 	return page, nil
 }
 
+// published returns once everything that is committed now is in Kafka, and so
+// everything that is in Kafka now is visible.
+func (v *Replica) published(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, v.Patience, ErrBehind)
+	defer cancel()
+	err := v.Published(ctx)
+	if err != nil && errors.Is(context.Cause(ctx), ErrBehind) {
+		return errors.Join(ErrBehind, err)
+	}
+	return err
+}
+
 // caughtUp returns once everything that is committed now is in the replica.
 func (v *Replica) caughtUp(ctx context.Context) error {
 	if failpoint.Mutant("verify.first-look") {

@@ -87,13 +87,21 @@ func (v *Replica) look(ctx context.Context) ([]finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows, err := v.Store.StatesOf(ctx, v.typ, known)
-	if err != nil {
-		return nil, err
-	}
 	replica, source := map[string]bson.Raw{}, map[string]domain.Event{}
 	for _, d := range docs {
 		replica[textOf(d.Lookup("_id"))] = d
+	}
+	rows, err := v.Store.StatesOf(ctx, v.typ, known)
+	if err == nil && ahead(known, replica, rows) {
+		// With a synchronous standby, what is in the replica may not be visible
+		// yet. It is before what is committed now.
+		if err := v.published(ctx); err != nil {
+			return nil, err
+		}
+		rows, err = v.Store.StatesOf(ctx, v.typ, known)
+	}
+	if err != nil {
+		return nil, err
 	}
 	versions := map[domain.ID]int64{}
 	for _, r := range rows {
@@ -132,6 +140,18 @@ func (v *Replica) look(ctx context.Context) ([]finding, error) {
 	}
 	slices.SortFunc(found, func(a, b finding) int { return bytes.Compare([]byte(a.ID), []byte(b.ID)) })
 	return found, nil
+}
+
+// ahead reports whether the replica has what the source has not.
+func ahead(known []domain.ID, replica map[string]bson.Raw, rows []domain.Event) bool {
+	source := make(map[domain.ID]int64, len(rows))
+	for _, r := range rows {
+		source[r.AggregateID] = r.AggregateVersion
+	}
+	return slices.ContainsFunc(known, func(id domain.ID) bool {
+		n, ok := versionOf(replica[id.String()])
+		return ok && n > source[id]
+	})
 }
 
 // judge tells how a document differs from its source; nil when it doesn't. The

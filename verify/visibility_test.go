@@ -1,0 +1,142 @@
+package verify_test
+
+import (
+	"context"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"outflow/domain"
+	"outflow/internal/failpoint/mutanttest"
+	"outflow/internal/kafkatest"
+	"outflow/internal/pgtest"
+	"outflow/outbox"
+	"outflow/store"
+	"outflow/verify"
+)
+
+// standby is a system that follows, and whose PostgreSQL waits for a synchronous
+// standby, from wait to release, when it commits what slow does, or others who
+// connect with url. That is in the log then, and visible to nobody.
+func standby(t *testing.T) (s *system, url string, slow *store.Store, wait, release func()) {
+	t.Helper()
+	t.Parallel()
+	server := pgtest.NewServer(t)
+	s = &system{t: t, pg: server.DB(t), Kafka: kafkatest.Start(t)}
+	s.connect()
+	url = s.pg.URL + "?options=-csynchronous_commit%3Don"
+	if strings.Contains(s.pg.URL, "?") {
+		url = s.pg.URL + "&options=-csynchronous_commit%3Don"
+	}
+	pool, err := store.Open(t.Context(), url, 4)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	admin, err := pgx.Connect(t.Context(), server.URL())
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = admin.Close(context.Background()) })
+	run := func(statements ...string) func() {
+		return func() {
+			for _, sql := range append(statements, `SELECT pg_reload_conf()`) {
+				_, err := admin.Exec(context.Background(), sql)
+				require.NoError(t, err)
+			}
+		}
+	}
+	wait = run(`ALTER SYSTEM SET synchronous_commit = local`, `ALTER SYSTEM SET synchronous_standby_names = 'nobody'`)
+	release = run(`ALTER SYSTEM SET synchronous_standby_names = ''`)
+	t.Cleanup(release)
+	relay := outbox.NewRelay(s.relayConfig())
+	s.run(relay.Run)
+	require.Eventually(t, func() bool { return relay.Stats().State == outbox.StateStreaming }, time.Minute, 10*time.Millisecond)
+	s.replicate()
+	return s, url, store.New(pool, store.Config{}), wait, release
+}
+
+// waiting commits n changes that become visible when it is released.
+func (s *system) waiting(n int, changes func() error) <-chan error {
+	s.t.Helper()
+	committed := make(chan error, 1)
+	go func() { committed <- changes() }()
+	s.awaitWaiting(n)
+	return committed
+}
+
+// awaitWaiting returns once n commits wait for the standby.
+func (s *system) awaitWaiting(n int) {
+	assert.Eventually(s.t, func() bool {
+		var waits int
+		err := s.pg.Pool.QueryRow(context.Background(), `SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'`).Scan(&waits)
+		return err == nil && waits >= n
+	}, mutanttest.Patience(20*time.Second), time.Millisecond)
+}
+
+// Neither is what is in the replica before it is visible in its source a fault,
+// nor is it to be put back.
+func TestWhatIsNotVisibleYetIsNotAccused(t *testing.T) {
+	s, _, slow, wait, release := standby(t)
+	ada := s.customer()
+	_, found := s.verify()
+	require.Empty(t, found)
+	wait()
+	renamed := s.waiting(1, func() error {
+		_, err := slow.UpdateCustomer(context.Background(), ada.ID, store.Precondition{}, func(c domain.Customer) (domain.CustomerInput, error) {
+			c.Name = "Eve"
+			return c.CustomerInput, nil
+		}, domain.Metadata{})
+		return err
+	})
+	created := s.waiting(2, func() error {
+		_, err := slow.CreateCustomer(context.Background(), domain.CustomerInput{Name: "Bob", Email: "bob@example.com"}, domain.Metadata{})
+		return err
+	})
+	require.Eventually(t, func() bool {
+		n, err := s.db.Collection("_customers").CountDocuments(t.Context(), map[string]any{})
+		return err == nil && n == 2 && s.doc("_customers", ada.ID)["version"] == int64(2)
+	}, time.Minute, 10*time.Millisecond)
+
+	// A commit of verify's own comes after those that wait already.
+	var calls atomic.Int64
+	published := func(ctx context.Context) error {
+		if calls.Add(1) < 2 {
+			return nil
+		}
+		release()
+		require.NoError(t, <-renamed)
+		require.NoError(t, <-created)
+		return outbox.AwaitPublished(ctx, s.relayConfig())
+	}
+	_, found = s.verify(func(v *verify.Replica) { v.Repair, v.Published = true, published })
+	require.Empty(t, found)
+	require.Equal(t, int64(2), s.doc("_customers", ada.ID)["version"])
+}
+
+func TestWhatIsNotVisibleYetIsNoPhantom(t *testing.T) {
+	s, url, slow, wait, release := standby(t)
+	s.customer()
+	wait()
+	created := s.waiting(1, func() error {
+		_, err := slow.CreateCustomer(context.Background(), domain.CustomerInput{Name: "Bob", Email: "bob@example.com"}, domain.Metadata{})
+		return err
+	})
+	require.Eventually(t, func() bool {
+		n, err := s.db.Collection("_customers").CountDocuments(t.Context(), map[string]any{})
+		return err == nil && n == 2
+	}, time.Minute, 10*time.Millisecond)
+	released := make(chan struct{})
+	go func() {
+		defer close(released)
+		s.awaitWaiting(2)
+		release()
+	}()
+	_, found := s.verifyLog(func(l *verify.Log) {
+		l.PostgresURL, l.Published = url, func(context.Context) error { return nil }
+	})
+	<-released
+	require.NoError(t, <-created)
+	require.Empty(t, found)
+}
