@@ -18,6 +18,7 @@ import (
 // What PostgreSQL reports (manual, appendix A) and what this package tells by it.
 const (
 	uniqueViolation     = "23505"
+	foreignKeyViolation = "23503"
 	checkViolation      = "23514"
 	readOnlyTransaction = "25006"
 	serializationFailed = "40001"

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"outflow/domain"
@@ -31,6 +32,10 @@ type RowDifference struct {
 // ErrNotEmpty says that there are rows where a restore would write.
 var ErrNotEmpty = errors.New("customers or orders have rows there already")
 
+// ErrCustomersGone says that there are orders of customers whose events are no
+// longer in the log.
+var ErrCustomersGone = errors.New("the log no longer holds the events of customers that it has orders of")
+
 // ErrLiveSchema says that tables in a schema would be taken for the live ones.
 var ErrLiveSchema = errors.New("tables in this schema are, or would be taken for, the live ones")
 
@@ -46,7 +51,7 @@ const (
 // or nothing. progress is called now and then, if set.
 //
 // Rows whose events are no longer in the log are not restored. It returns
-// ErrNotEmpty, and ErrLiveSchema.
+// ErrNotEmpty, ErrLiveSchema and ErrCustomersGone.
 func (s *Store) Restore(ctx context.Context, schema string, progress func(rows int64)) (res Restored, err error) {
 	err = pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
 		r := restore{tx: tx, schema: schema, progress: progress, res: &res}
@@ -76,6 +81,9 @@ SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; SET LOCAL enable_
 		}
 		return r.compare(ctx, "orders")
 	})
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == foreignKeyViolation {
+		err = ErrCustomersGone
+	}
 	if err != nil {
 		return Restored{}, wrap("restore from the event log", err)
 	}

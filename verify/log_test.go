@@ -147,6 +147,18 @@ func TestVersionsOutOfOrderInKafkaAreTold(t *testing.T) {
 	require.Equal(t, domain.AggregateNotification, found[1].Type)
 }
 
+func TestOrdersAreNotRestoredWithoutTheirCustomers(t *testing.T) {
+	s := newSystem(t)
+	ada := s.customer()
+	s.order(ada.ID)
+	s.exec(`DELETE FROM outbox WHERE aggregate_id = $1`, ada.ID.String())
+	_, err := s.store.Restore(t.Context(), "one", nil)
+	require.ErrorIs(t, err, store.ErrCustomersGone)
+	s.exec(`TRUNCATE customers, orders`)
+	_, err = s.store.Restore(t.Context(), "", nil)
+	require.ErrorIs(t, err, store.ErrCustomersGone)
+}
+
 // The service doesn't name a schema for its tables: it must not find restored
 // ones before its own.
 func TestNothingIsRestoredWhereTheLiveTablesAreLookedFor(t *testing.T) {
