@@ -431,3 +431,58 @@ func TestOldestEventsAreGone(t *testing.T) {
 	require.Equal(t, 1, s.count("customers"))
 	require.Equal(t, 2, s.count("_customers"))
 }
+
+// What Kafka lost while a rebuild was left is not waited for by the next one.
+func TestKafkaLosesEventsBetweenTwoRebuilds(t *testing.T) {
+	for name, all := range map[string]bool{"that were read": true, "that were not": false} {
+		t.Run(name, func(t *testing.T) {
+			s := newSystem(t)
+			s.Publish(t, customer(1, 1), customer(2, 1), customer(3, 1))
+			point := rebuild.Filled
+			if all {
+				point = rebuild.Paused
+			}
+			leave := func(c *rebuild.Config) {
+				c.At = func(at string) error {
+					if at == point {
+						return failpoint.ErrInjected
+					}
+					return nil
+				}
+			}
+			_, err := s.rebuild(customers, leave)
+			require.ErrorIs(t, err, failpoint.ErrInjected)
+			s.Publish(t, customer(1, 2), customer(2, 2), customer(3, 2))
+			kafkatest.DeleteOldest(t, s.Kafka, s.Namespace.Topic(domain.AggregateCustomer))
+			_, err = s.rebuild(customers)
+			var gone *rebuild.GoneError
+			require.ErrorAs(t, err, &gone)
+		})
+	}
+}
+
+// A log that was cut is shorter than what was read of it: what it got since is
+// something else than what a rebuild that was left has read.
+func TestALogIsCutBetweenTwoRebuilds(t *testing.T) {
+	s := newSystem(t)
+	s.Publish(t, customer(1, 1), customer(2, 1), customer(3, 1))
+	_, err := s.rebuild(customers, func(c *rebuild.Config) {
+		c.At = func(at string) error {
+			if at == rebuild.Paused {
+				return failpoint.ErrInjected
+			}
+			return nil
+		}
+	})
+	require.ErrorIs(t, err, failpoint.ErrInjected)
+	s.Publish(t, customer(1, 2), customer(2, 2), customer(3, 2))
+	for _, place := range []string{"places.0.next", "places.1.next", "places.2.next"} {
+		_, err := s.db.Collection("_rebuilds").UpdateOne(t.Context(), bson.D{}, bson.D{{Key: "$set", Value: bson.D{{Key: place, Value: int64(1000)}}}})
+		require.NoError(t, err)
+	}
+	_, err = s.rebuild(customers)
+	require.NoError(t, err)
+	for n := 1; n <= 3; n++ {
+		require.Equal(t, int64(2), s.version("_customers", id(n)))
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"golang.org/x/sync/errgroup"
 
@@ -52,11 +53,7 @@ func (r *runner) fill(ctx context.Context) error {
 			return err
 		}
 	case r.c.Shadow != shadow:
-		r.log.Warn("what was filled is gone: beginning again")
-		if err := r.again(ctx); err != nil {
-			return err
-		}
-		return errMoved
+		return r.beginAgain(ctx, errors.New("what was filled is gone"))
 	}
 	if err := r.goBack(ctx); err != nil {
 		return err
@@ -70,6 +67,12 @@ func (r *runner) fill(ctx context.Context) error {
 		ends, err := r.ends(ctx)
 		if err != nil {
 			return err
+		}
+		for _, p := range r.c.Places {
+			id := consumer.Partition{Topic: p.Topic, Partition: p.Partition}
+			if end := ends[id]; p.Next > end {
+				return r.beginAgain(ctx, &consumer.DataLossError{Partition: id, Next: p.Next, Start: r.starts[id], End: end})
+			}
 		}
 		left := r.left(ends)
 		if left <= nearEnd && (r.Until.IsZero() || left == 0) {
@@ -188,6 +191,11 @@ func (r *runner) follow(ctx context.Context, ends map[consumer.Partition]int64) 
 		case ctx.Err() != nil || !ok:
 			return ctx.Err()
 		case p.err != nil:
+			// Kafka lost what is next, or what came before. If it can't give the
+			// rest of a new rebuild either, the beginning of that one says so.
+			if _, lost := errors.AsType[*consumer.DataLossError](p.err); lost || errors.Is(p.err, kerr.OffsetOutOfRange) {
+				return r.beginAgain(ctx, p.err)
+			}
 			return p.err
 		}
 		if err := r.take(ctx, p.records); err != nil {

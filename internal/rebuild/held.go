@@ -2,6 +2,7 @@ package rebuild
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -136,11 +137,7 @@ func (r *runner) goBack(ctx context.Context) error {
 	first := map[consumer.Partition]int64{}
 	for _, h := range free {
 		if h.Offset < 0 {
-			r.log.Warn("a parked key was let go: reading the outbox again")
-			if err := r.again(ctx); err != nil {
-				return err
-			}
-			return errMoved
+			return r.beginAgain(ctx, errors.New("a parked key was let go, that is to be read from the outbox"))
 		}
 		id := consumer.Partition{Topic: h.Topic, Partition: h.Partition}
 		if at, ok := first[id]; !ok || h.Offset < at {

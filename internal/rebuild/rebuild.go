@@ -207,9 +207,8 @@ func Run(ctx context.Context, cfg Config) (res Result, err error) {
 // temporary reports whether an error may be gone at the next try.
 func (r *runner) temporary(err error) bool {
 	_, gone := errors.AsType[*GoneError](err)
-	_, lost := errors.AsType[*consumer.DataLossError](err)
 	injected := r.At != nil && errors.Is(err, failpoint.ErrInjected)
-	return !gone && !lost && !injected && !errors.Is(err, ErrTakenOver) && !errors.Is(err, errTooMany)
+	return !gone && !injected && !errors.Is(err, ErrTakenOver) && !errors.Is(err, errTooMany)
 }
 
 // work does the next phase, and those after it until one is interrupted.
@@ -319,6 +318,15 @@ func (r *runner) adopt(ctx context.Context) error {
 		return nil
 	}
 	return r.again(ctx)
+}
+
+// beginAgain is again where work can't go on; it returns errMoved.
+func (r *runner) beginAgain(ctx context.Context, why error) error {
+	r.log.Warn("beginning again", "reason", why)
+	if err := r.again(ctx); err != nil {
+		return err
+	}
+	return errMoved
 }
 
 // again lets another run take the place of this one.
