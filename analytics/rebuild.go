@@ -69,10 +69,13 @@ func job(db *mongo.Database, ns events.Namespace) rebuild.Job {
 func goLive(ctx context.Context, db *mongo.Database, generation, identity string) error {
 	for {
 		was, err := readState(ctx, db)
-		if err != nil || was.Generation == generation {
+		if err != nil {
 			return err
 		}
 		found, err := mongodb.Identities(ctx, db)
+		if err == nil && was.Generation == generation { // whoever did that may have died before the rest
+			return dropOthers(ctx, db, found, generation)
+		}
 		if err != nil || (&books{db, generation}).identity(found) != identity {
 			return err
 		}

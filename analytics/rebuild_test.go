@@ -2,6 +2,7 @@ package analytics
 
 import (
 	"context"
+	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -102,4 +103,17 @@ func TestFiguresFromTheOutbox(t *testing.T) {
 	c.Publish(t, all[len(all)/2:]...)
 	c.settled()
 	c.agree(t, r, all, customers)
+}
+
+// Whoever makes figures live may die before it has removed the others: the next
+// one that completes the swap does.
+func TestWhatWasReplacedIsRemovedByTheNext(t *testing.T) {
+	c := startCluster(t)
+	_, _, err := prepare(t.Context(), c.db, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	s, err := readState(t.Context(), c.db)
+	require.NoError(t, err)
+	require.NoError(t, (&books{c.db, "replaced"}).create(t.Context()))
+	require.NoError(t, goLive(t.Context(), c.db, s.Generation, s.Identity))
+	require.Equal(t, map[string]bool{s.Generation: true}, c.generations())
 }
