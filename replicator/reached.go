@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
 
@@ -11,9 +12,35 @@ import (
 	"outflow/internal/mongodb"
 )
 
-// Behind returns how many records, of those before the given offsets, the
-// replica has yet to see. It has seen what it holds and what was parked.
-func Behind(ctx context.Context, db *mongo.Database, ends map[consumer.Partition]int64) (int64, error) {
+// Ends is where topics end for readers of committed records.
+type Ends map[consumer.Partition]consumer.Position
+
+// EndsOf asks Kafka for the ends of topics.
+func EndsOf(ctx context.Context, kafka *kadm.Client, topics ...string) (Ends, error) {
+	found, err := kafka.ListTopics(ctx, topics...)
+	if err == nil {
+		err = found.Error()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for the topics: %w", err)
+	}
+	listed, err := kafka.ListCommittedOffsets(ctx, topics...)
+	if err == nil {
+		err = listed.Error()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find the end of the events: %w", err)
+	}
+	ends := Ends{}
+	listed.Each(func(o kadm.ListedOffset) {
+		ends[consumer.Partition{Topic: o.Topic, Partition: o.Partition}] = consumer.Position{Log: found[o.Topic].ID.String(), Next: o.Offset}
+	})
+	return ends, nil
+}
+
+// Behind returns how many records, of those before the given ends, the replica
+// has yet to see. It has seen what it holds and what was parked.
+func Behind(ctx context.Context, db *mongo.Database, ends Ends) (int64, error) {
 	cursor, err := db.Collection(positionsCollection).Find(ctx, bson.D{})
 	if err != nil {
 		return 0, fmt.Errorf("read %s: %w", positionsCollection, err)
@@ -24,11 +51,14 @@ func Behind(ctx context.Context, db *mongo.Database, ends map[consumer.Partition
 	}
 	next := map[consumer.Partition]int64{}
 	for _, p := range stored {
-		next[consumer.Partition{Topic: p.Topic, Partition: p.Partition}] = p.Next
+		id := consumer.Partition{Topic: p.Topic, Partition: p.Partition}
+		if p.Log == ends[id].Log { // else a topic's that was replaced
+			next[id] = p.Next
+		}
 	}
 	var behind int64
-	for p, end := range ends {
-		behind += max(0, end-next[p])
+	for id, end := range ends {
+		behind += max(0, end.Next-next[id])
 	}
 	return behind, nil
 }

@@ -311,11 +311,20 @@ func TestRow12RecreatedTopicIsReplicatedFromItsStart(t *testing.T) {
 	s.eventually("filled", func() bool { return s.count("customers") == 10 })
 	stop()
 	topic := s.Namespace.Topic(domain.AggregateCustomer)
+	behind := func() int64 {
+		ends, err := EndsOf(t.Context(), s.Admin(), topic)
+		require.NoError(t, err)
+		n, err := Behind(t.Context(), s.db, ends)
+		require.NoError(t, err)
+		return n
+	}
+	require.Zero(t, behind())
 	s.DeleteTopic(t, topic)
 	s.CreateTopics(t, 3, topic)
 	for n := range 40 {
 		s.Publish(t, customer(n, 2))
 	}
+	require.EqualValues(t, 40, behind(), "positions in the old topic say nothing of the new one")
 	s.run()
 	s.eventually("all of the new topic", func() bool {
 		n, err := s.db.Collection("_customers").CountDocuments(context.Background(), bson.D{{Key: "version", Value: int64(2)}})

@@ -18,7 +18,7 @@ import (
 type Restored struct {
 	Customers   int64           `json:"customers"` // rows, deleted ones included
 	Orders      int64           `json:"orders"`
-	Differences []RowDifference `json:"differences"` // from the live tables; at most 1,000 of each
+	Differences []RowDifference `json:"differences"` // from the live tables; at most 1,000 of each, never nil
 }
 
 // RowDifference is a row that isn't the same in both tables, or is in one alone.
@@ -53,6 +53,7 @@ const (
 // Rows whose events are no longer in the log are not restored. It returns
 // ErrNotEmpty, ErrLiveSchema and ErrCustomersGone.
 func (s *Store) Restore(ctx context.Context, schema string, progress func(rows int64)) (res Restored, err error) {
+	res.Differences = []RowDifference{}
 	err = pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
 		r := restore{tx: tx, schema: schema, progress: progress, res: &res}
 		// What suits requests doesn't suit one reading of everything.

@@ -5,11 +5,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"github.com/twmb/franz-go/pkg/kadm"
 	"go.mongodb.org/mongo-driver/v2/bson"
 
 	"outflow/domain"
-	"outflow/internal/consumer"
 	"outflow/replicator"
 	"outflow/verify"
 )
@@ -44,12 +42,10 @@ func TestRepairIsNotOlderThanWhatWasRefusedMeanwhile(t *testing.T) {
 			require.NoError(t, s.rename(ahead.ID))
 			require.NoError(t, s.rename(without.ID))
 			require.NoError(t, published(t.Context()))
-			ends, err := s.Admin().ListCommittedOffsets(t.Context(), s.Namespace.Topic(domain.AggregateCustomer))
+			ends, err := replicator.EndsOf(t.Context(), s.Admin(), s.Namespace.Topic(domain.AggregateCustomer))
 			require.NoError(t, err)
-			at := map[consumer.Partition]int64{}
-			ends.Each(func(o kadm.ListedOffset) { at[consumer.Partition{Topic: o.Topic, Partition: o.Partition}] = o.Offset })
 			require.Eventually(t, func() bool {
-				behind, err := replicator.Behind(t.Context(), s.db, at)
+				behind, err := replicator.Behind(t.Context(), s.db, ends)
 				return err == nil && behind == 0
 			}, time.Minute, 10*time.Millisecond, "the replicator has passed the changes")
 		}
@@ -59,4 +55,44 @@ func TestRepairIsNotOlderThanWhatWasRefusedMeanwhile(t *testing.T) {
 	require.Empty(t, found)
 	require.Equal(t, int64(2), s.doc("_customers", ahead.ID)["version"])
 	require.Equal(t, int64(2), s.doc("_customers", without.ID)["version"])
+}
+
+// What was changed between the look and the repair is looked at again: it may be
+// right by then, and nothing is left to be said of it.
+func TestWhatChangesBeforeItsRepairIsLookedAtAgain(t *testing.T) {
+	s := newSystem(t)
+	s.relay()
+	s.replicate()
+	first, mended, changed := s.customer(), s.customer(), s.customer()
+	_, found := s.verify()
+	require.Empty(t, found)
+	c := s.db.Collection("_customers")
+	set := func(id domain.ID, version int64) {
+		t.Helper()
+		done, err := c.UpdateOne(t.Context(), bson.D{{Key: "_id", Value: id.String()}}, bson.D{{Key: "$set", Value: bson.D{{Key: "version", Value: version}}}})
+		require.NoError(t, err)
+		require.EqualValues(t, 1, done.ModifiedCount)
+	}
+	set(first.ID, 1000)
+	set(mended.ID, 1000)
+	set(changed.ID, 1000)
+	report, found := s.verify(func(v *verify.Replica) {
+		v.Repair = true
+		told := v.OnDifference
+		v.OnDifference = func(d verify.Difference) {
+			told(d)
+			if d.ID == first.ID.String() {
+				set(mended.ID, 1)
+				set(changed.ID, 2000)
+			}
+		}
+	})
+	require.True(t, report.Clean())
+	require.Len(t, found, 2)
+	for _, d := range found {
+		require.NotEqual(t, mended.ID.String(), d.ID)
+		require.True(t, d.Repaired)
+	}
+	_, found = s.verify()
+	require.Empty(t, found)
 }

@@ -16,7 +16,6 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo"
 
 	"outflow/domain"
-	"outflow/internal/consumer"
 	"outflow/internal/events"
 	"outflow/internal/failpoint"
 	"outflow/internal/mongodb"
@@ -300,15 +299,10 @@ func (v *Replica) caughtUp(ctx context.Context) error {
 		return fmt.Errorf("configure the Kafka client: %w", err)
 	}
 	defer client.Close()
-	listed, err := kadm.NewClient(client).ListCommittedOffsets(ctx, v.Namespace.Topic(v.typ))
-	if err == nil {
-		err = listed.Error()
-	}
+	ends, err := replicator.EndsOf(ctx, kadm.NewClient(client), v.Namespace.Topic(v.typ))
 	if err != nil {
-		return late(fmt.Errorf("find the end of the events: %w", err))
+		return late(err)
 	}
-	ends := map[consumer.Partition]int64{}
-	listed.Each(func(o kadm.ListedOffset) { ends[consumer.Partition{Topic: o.Topic, Partition: o.Partition}] = o.Offset })
 	for {
 		behind, err := replicator.Behind(ctx, v.db, ends)
 		switch {

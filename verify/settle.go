@@ -45,6 +45,10 @@ func (v *Replica) settle(ctx context.Context) error {
 				if f.Repaired, err = v.repair(ctx, f); err != nil {
 					return fmt.Errorf("repair %s %s: %w", v.typ, f.ID, err)
 				}
+				if !f.Repaired { // it has changed since
+					v.suspects[f.ID] = suspect{f.Source}
+					continue
+				}
 			}
 			if f.Repaired && (f.Kind == Ahead || f.Kind == Corrupt) {
 				lowered = append(lowered, domain.MustParseID(f.ID))

@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"outflow/domain"
-	"outflow/internal/consumer"
 	"outflow/replicator"
 	"outflow/store"
 )
@@ -111,9 +110,17 @@ func (in *installation) count(ctx context.Context, db *mongo.Database) (int, err
 func (in *installation) replicated(ctx context.Context, p *process, n int) (out sample, err error) {
 	ctx, cancel := context.WithTimeout(ctx, longest)
 	defer cancel()
-	ends, records, err := in.ends(ctx)
+	var ends replicator.Ends
+	err = withKafka(in.broker, func(_ *kgo.Client, adm *kadm.Client) error {
+		ends, err = replicator.EndsOf(ctx, adm, in.ns.Topic(domain.AggregateCustomer))
+		return err
+	})
 	if err != nil {
 		return out, err
+	}
+	var records int64
+	for _, end := range ends {
+		records += end.Next
 	}
 	err = withMongo(ctx, in.mongoURI, func(ctx context.Context, db *mongo.Database) error {
 		var begun time.Time
@@ -147,24 +154,6 @@ func (in *installation) replicated(ctx context.Context, p *process, n int) (out 
 		}
 	})
 	return out, err
-}
-
-// ends is where the partitions of the customers' topic end, and how many
-// records are before that.
-func (in *installation) ends(ctx context.Context) (ends map[consumer.Partition]int64, records int64, err error) {
-	ends = map[consumer.Partition]int64{}
-	err = withKafka(in.broker, func(_ *kgo.Client, adm *kadm.Client) error {
-		listed, err := adm.ListCommittedOffsets(ctx, in.ns.Topic(domain.AggregateCustomer))
-		if err != nil {
-			return err
-		}
-		listed.Each(func(o kadm.ListedOffset) {
-			ends[consumer.Partition{Topic: o.Topic, Partition: o.Partition}] = o.Offset
-			records += o.Offset
-		})
-		return listed.Error()
-	})
-	return ends, records, err
 }
 
 func replicate(ctx context.Context, s *stand) ([]side, error) {
