@@ -15,8 +15,8 @@
 //     had when it was first read;
 //   - ahead if it has a version that the source has not even now;
 //   - extra if the source has no such row (rows of deleted entities stay);
-//   - corrupt if it has another content at a version than the source, or the
-//     event log, has at this version.
+//   - corrupt if it has another content at a version than the source has at this
+//     version, or the event log once the source has moved on.
 //
 // Nothing else differs for longer than the pipeline takes, so there are no false
 // alarms. Suspects are settled by the thousand, so memory doesn't grow with the

@@ -109,6 +109,29 @@ func TestEveryKindOfDifferenceIsToldAndRepaired(t *testing.T) {
 	require.Empty(t, found)
 }
 
+// Nothing tells the replica of a row that somebody changed by hand: the event log
+// agrees with the replica then, and the source doesn't.
+func TestARowThatWasChangedWithoutAnEventDiffers(t *testing.T) {
+	s := newSystem(t)
+	s.relay()
+	s.replicate()
+	ada, gone := s.customer(), s.customer()
+	require.NoError(t, s.store.DeleteCustomer(t.Context(), gone.ID, store.Precondition{}, domain.Metadata{}))
+	o := s.order(ada.ID)
+	_, found := s.verify()
+	require.Empty(t, found)
+	s.exec(`UPDATE customers SET name = 'Eve' WHERE id = $1`, ada.ID.String())
+	s.exec(`UPDATE customers SET deleted_at = NULL WHERE id = $1`, gone.ID.String())
+	s.exec(`UPDATE orders SET total = total + 1 WHERE id = $1`, o.ID.String())
+	report, found := s.verify(func(v *verify.Replica) { v.Repair = true })
+	require.Equal(t, map[verify.Kind]int64{verify.Corrupt: 3}, report.Differences)
+	require.Len(t, found, 3)
+	require.True(t, report.Clean())
+	require.Equal(t, "Eve", s.doc("_customers", ada.ID)["name"])
+	_, found = s.verify()
+	require.Empty(t, found)
+}
+
 func TestAReplicaThatStandsStillIsNotAccused(t *testing.T) {
 	s := newSystem(t)
 	s.relay()
