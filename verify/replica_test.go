@@ -109,6 +109,40 @@ func TestEveryKindOfDifferenceIsToldAndRepaired(t *testing.T) {
 	require.Empty(t, found)
 }
 
+// Whatever a document has in the place of its version, it is told and mended.
+func TestWhatIsNoVersionIsMended(t *testing.T) {
+	s := newSystem(t)
+	s.relay()
+	s.replicate()
+	versions := []any{
+		nil, int32(1), 1.0, "1", true, int64(0), int64(-5), bson.MinKey{}, bson.MaxKey{}, bson.NewObjectID(), bson.Binary{},
+		bson.DateTime(1), bson.Timestamp{T: 1}, bson.Regex{Pattern: "1"}, bson.JavaScript("1"), bson.Undefined{},
+		bson.A{}, bson.A{int64(1)}, bson.A{int64(1), "1"}, bson.D{}, bson.D{{Key: "n", Value: int64(1)}}, bson.D{{Key: "$gt", Value: int64(5)}},
+	}
+	all := make([]domain.Customer, 0, len(versions))
+	for range versions {
+		all = append(all, s.customer())
+	}
+	_, found := s.verify()
+	require.Empty(t, found)
+	wrong := 0
+	for n, version := range versions {
+		is := bson.D{{Key: "_id", Value: all[n].ID.String()}}
+		if _, err := s.db.Collection("_customers").ReplaceOne(t.Context(), is, bson.D{{Key: "version", Value: version}}); err != nil {
+			t.Logf("the server refuses a version that is %v: leaving that out", version)
+			continue
+		}
+		wrong++
+	}
+	report, found := s.verify(func(v *verify.Replica) { v.Repair = true })
+	require.Equal(t, map[verify.Kind]int64{verify.Corrupt: int64(wrong)}, report.Differences)
+	require.Equal(t, int64(wrong), report.Repaired)
+	require.Zero(t, report.Undecided)
+	require.Len(t, found, wrong)
+	_, found = s.verify()
+	require.Empty(t, found)
+}
+
 // Nothing tells the replica of a row that somebody changed by hand: the event log
 // agrees with the replica then, and the source doesn't.
 func TestARowThatWasChangedWithoutAnEventDiffers(t *testing.T) {

@@ -224,9 +224,15 @@ func (v *Replica) repair(ctx context.Context, f finding) (bool, error) {
 		err := mongodb.ReplaceOlder(ctx, v.base, []mongodb.Versioned{w})[0]
 		return err == nil, err
 	}
-	seen := bson.D{{Key: "_id", Value: f.id}, {Key: "version", Value: bson.D{{Key: "$exists", Value: false}}}}
-	if f.version.Type != 0 {
-		seen[1].Value = f.version
+	seen := bson.D{{Key: "_id", Value: f.id}, {Key: "version", Value: f.version}}
+	switch f.version.Type {
+	case 0:
+		seen[1].Value = bson.D{{Key: "$exists", Value: false}}
+	case bson.TypeInt64:
+	default:
+		// What is no version needn't be a value that a query can name: it may be
+		// undefined, or look like operators. One that took its place is a long.
+		seen[1].Value = bson.D{{Key: "$type", Value: int32(int8(f.version.Type))}} // MinKey is -1
 	}
 	if f.want == nil {
 		done, err := v.base.DeleteOne(ctx, seen)
