@@ -1,6 +1,7 @@
 package verify_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -8,6 +9,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/bson"
 
 	"outflow/domain"
+	"outflow/internal/mongofake"
 	"outflow/replicator"
 	"outflow/verify"
 )
@@ -95,4 +97,53 @@ func TestWhatChangesBeforeItsRepairIsLookedAtAgain(t *testing.T) {
 	}
 	_, found = s.verify()
 	require.Empty(t, found)
+}
+
+// What differed at every look, and was changed each time before it could be
+// mended, still differs.
+func TestWhatCanNotBeMendedIsTold(t *testing.T) {
+	s := newSystem(t)
+	if s.mongo == nil {
+		t.Skip("holds a command in the in-process MongoDB server")
+	}
+	s.relay()
+	s.replicate()
+	ada := s.customer()
+	_, found := s.verify()
+	require.Empty(t, found)
+	version := int64(1000)
+	spoil := func() error {
+		version++
+		_, err := s.db.Collection("_customers").UpdateOne(t.Context(), bson.D{{Key: "_id", Value: ada.ID.String()}},
+			bson.D{{Key: "$set", Value: bson.D{{Key: "version", Value: version}}}})
+		return err
+	}
+	require.NoError(t, spoil())
+	fault := mongofake.Fault{Command: "update", Collection: "_customers", Hold: true, Count: 1}
+	held := s.mongo.Fault(fault)
+	spoiling := make(chan error, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() {
+		for {
+			if held.Wait(ctx, 1) != nil {
+				spoiling <- nil
+				return
+			}
+			if err := spoil(); err != nil {
+				spoiling <- err
+				return
+			}
+			next := s.mongo.Fault(fault)
+			held.Release()
+			held = next
+		}
+	}()
+	report, found := s.verify(func(v *verify.Replica) { v.Repair = true })
+	cancel()
+	require.NoError(t, <-spoiling)
+	require.False(t, report.Clean())
+	require.Equal(t, map[verify.Kind]int64{verify.Ahead: 1}, report.Differences)
+	require.False(t, found[ada.ID.String()].Repaired)
+	require.Zero(t, report.Undecided)
 }

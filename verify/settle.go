@@ -45,7 +45,7 @@ func (v *Replica) settle(ctx context.Context) error {
 				if f.Repaired, err = v.repair(ctx, f); err != nil {
 					return fmt.Errorf("repair %s %s: %w", v.typ, f.ID, err)
 				}
-				if !f.Repaired { // it has changed since
+				if !f.Repaired && look < maxLooks { // it has changed since
 					v.suspects[f.ID] = suspect{f.Source}
 					continue
 				}
