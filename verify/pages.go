@@ -81,7 +81,8 @@ func (d *documents) page(ctx context.Context, last string) ([]bson.Raw, string, 
 				after = "$gte"
 			}
 			var err error
-			filter := bson.D{{Key: "_id", Value: bson.D{{Key: after, Value: last}}}}
+			// Symbols are in the order of text, and aren't text.
+			filter := bson.D{{Key: "_id", Value: bson.D{{Key: after, Value: last}, {Key: "$type", Value: "string"}}}}
 			d.cursor, err = d.base.Find(ctx, filter, options.Find().SetSort(bson.D{{Key: "_id", Value: 1}}).SetBatchSize(pageRows))
 			if err != nil {
 				return nil, last, fmt.Errorf("read %s: %w", d.base.Name(), err)

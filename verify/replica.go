@@ -197,6 +197,10 @@ func (v *Replica) compare(ctx context.Context) error {
 	if err = errors.Join(source.err, replica.err); err != nil {
 		return err
 	}
+	// First, because a stranger's id may be written as another one's text.
+	if err = v.settle(ctx); err != nil {
+		return err
+	}
 	if err = v.strangers(ctx); err != nil {
 		return err
 	}

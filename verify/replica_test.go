@@ -143,6 +143,39 @@ func TestWhatIsNoVersionIsMended(t *testing.T) {
 	require.Empty(t, found)
 }
 
+// Whatever a document has for an id, it is told and removed; also when one's id
+// is written as another one's text.
+func TestWhatIsNoIDIsMended(t *testing.T) {
+	s := newSystem(t)
+	s.relay()
+	s.replicate()
+	ada := s.customer()
+	_, found := s.verify()
+	require.Empty(t, found)
+	half, err := bson.ParseDecimal128("0.50")
+	require.NoError(t, err)
+	ids := []any{
+		nil, true, half, 2.5, bson.MinKey{}, bson.MaxKey{}, bson.Binary{Subtype: 4, Data: make([]byte, 16)}, bson.Timestamp{T: 1, I: 2},
+		bson.DateTime(5), bson.D{}, bson.D{{Key: "a", Value: int32(1)}}, bson.JavaScript("x"), bson.Symbol("x"), bson.Symbol(ada.ID.String() + "0"),
+		"x\x00", "😀", "ZZ", "{", int32(5), `{"$numberInt":"5"}`,
+	}
+	for _, id := range ids {
+		if _, err := s.db.Collection("_customers").InsertOne(t.Context(), bson.D{{Key: "_id", Value: id}}); err != nil {
+			t.Logf("the server refuses the id %v: leaving that out", id)
+		}
+	}
+	n, err := s.db.Collection("_customers").CountDocuments(t.Context(), bson.D{})
+	require.NoError(t, err)
+	report, _ := s.verify()
+	require.Equal(t, map[verify.Kind]int64{verify.Extra: n - 1}, report.Differences)
+	report, _ = s.verify(func(v *verify.Replica) { v.Repair = true })
+	require.Equal(t, n-1, report.Repaired)
+	report, found = s.verify()
+	require.Empty(t, found)
+	require.Equal(t, map[string]int64{domain.AggregateCustomer: 1}, report.Rows)
+	require.NotNil(t, s.doc("_customers", ada.ID))
+}
+
 // Nothing tells the replica of a row that somebody changed by hand: the event log
 // agrees with the replica then, and the source doesn't.
 func TestARowThatWasChangedWithoutAnEventDiffers(t *testing.T) {
