@@ -316,8 +316,23 @@ func sameValue(a, b bson.RawValue) bool {
 		return false
 	}
 	switch a.Type {
-	case bson.TypeEmbeddedDocument, bson.TypeArray:
+	case bson.TypeEmbeddedDocument:
 		return same(bson.Raw(a.Value), bson.Raw(b.Value))
+	case bson.TypeArray:
+		return sameArray(a, b)
 	}
 	return bytes.Equal(a.Value, b.Value)
+}
+
+// sameArray compares arrays element by element: readers take them in the order in
+// which they are stored, whatever their names say.
+func sameArray(a, b bson.RawValue) bool {
+	x, err := bson.Raw(a.Value).Elements()
+	if err != nil {
+		return false
+	}
+	y, err := bson.Raw(b.Value).Elements()
+	return err == nil && slices.EqualFunc(x, y, func(a, b bson.RawElement) bool {
+		return a.Key() == b.Key() && sameValue(a.Value(), b.Value())
+	})
 }
