@@ -247,6 +247,13 @@ func equalJSON(a, b json.RawMessage) bool {
 	return decodeJSON(a, &x) == nil && decodeJSON(b, &y) == nil && reflect.DeepEqual(x, y)
 }
 
+// equalEvents compares an event of the log with what Kafka has of it, where times
+// are to the millisecond.
+func equalEvents(in, e domain.Event) bool {
+	return in.ID == e.ID && in.Type == e.Type && in.Key == e.Key && in.OccurredAt.UnixMilli() == e.OccurredAt.UnixMilli() &&
+		equalJSON(in.Before, e.Before) && equalJSON(in.After, e.After) && equalJSON(in.Metadata, e.Metadata)
+}
+
 func decodeJSON(b []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.UseNumber()
@@ -430,7 +437,7 @@ func (p *pass) lookUp(ctx context.Context) error {
 		if !ok && !p.extent.Complete {
 			continue
 		}
-		if !ok || in.ID != e.ID || in.Type != e.Type || !equalJSON(in.Before, e.Before) || !equalJSON(in.After, e.After) {
+		if !ok || !equalEvents(in, e) {
 			p.fault(Phantom, e.AggregateType, e.AggregateID, e.AggregateVersion, p.where[i])
 		}
 	}

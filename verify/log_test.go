@@ -2,7 +2,9 @@ package verify_test
 
 import (
 	"context"
+	"encoding/json"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -128,6 +130,45 @@ func TestFaultsOfKafkaAreTold(t *testing.T) {
 	require.Len(t, byFault[verify.Lost], 1)
 	require.Equal(t, verify.LogFault{Fault: verify.Lost, Type: "customer", ID: c[2].ID.String(), Version: 4}, byFault[verify.Lost][0])
 	require.NotEmpty(t, byFault[verify.RowBehind])
+}
+
+// Whatever of an event is another in Kafka: consumers go by all of it. The time of
+// a deletion, for one, is in the replica.
+func TestWhatIsNotSoInKafkaIsTold(t *testing.T) {
+	s := newSystem(t)
+	s.CreateTopics(t, 1) // one with another key would come in any order
+	changes := []func(*domain.Event){
+		func(*domain.Event) {}, // equal
+		func(e *domain.Event) { e.ID[15]++ },
+		func(e *domain.Event) { e.Type = domain.CustomerUpdated },
+		func(e *domain.Event) { e.Key = "another" },
+		func(e *domain.Event) { e.OccurredAt = e.OccurredAt.Add(time.Millisecond) },
+		func(e *domain.Event) { e.Before = nil },
+		func(e *domain.Event) { e.After = e.Before },
+		func(e *domain.Event) { e.Metadata = json.RawMessage(`{"actor":"eve"}`) },
+	}
+	var want []string
+	for n, change := range changes {
+		one := s.customer()
+		require.NoError(t, s.store.DeleteCustomer(t.Context(), one.ID, store.Precondition{}, domain.Metadata{}))
+		events, _, err := s.store.History(t.Context(), domain.AggregateCustomer, one.ID, 0, 10)
+		require.NoError(t, err)
+		change(&events[1])
+		s.Publish(t, events...)
+		if n > 0 {
+			want = append(want, one.ID.String())
+		}
+	}
+	_, found := s.verifyLog(func(l *verify.Log) { l.Published = func(context.Context) error { return nil } })
+	var got []string
+	for _, f := range found {
+		if f.Type == domain.AggregateCustomer {
+			require.Equal(t, verify.Phantom, f.Fault)
+			require.Equal(t, int64(2), f.Version)
+			got = append(got, f.ID)
+		}
+	}
+	require.ElementsMatch(t, want, got)
 }
 
 func TestVersionsOutOfOrderInKafkaAreTold(t *testing.T) {
