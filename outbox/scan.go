@@ -18,8 +18,8 @@ const (
 
 	selectByPosition = `SELECT ` + eventColumns + `, position FROM outbox
 WHERE position > $1 AND position <= $2 AND aggregate_type = ANY ($3) ORDER BY position LIMIT $4`
-	selectByAggregate = `SELECT ` + eventColumns + `, pg_visible_in_snapshot(xid, $4::pg_snapshot) FROM outbox
-WHERE (aggregate_id, aggregate_version) > ($1, $2) ORDER BY aggregate_id, aggregate_version LIMIT $3`
+	selectByAggregate = `SELECT ` + eventColumns + `, position, pg_visible_in_snapshot(xid, $5::pg_snapshot) FROM outbox
+WHERE (aggregate_id, aggregate_version, position) > ($1, $2, $3) ORDER BY aggregate_id, aggregate_version, position LIMIT $4`
 	selectByVersion = `SELECT ` + eventColumns + `, true FROM unnest($1::uuid[], $2::bigint[]) AS w (id, version)
 JOIN outbox o ON o.aggregate_id = w.id AND o.aggregate_version = w.version`
 )
@@ -120,13 +120,14 @@ func (l *Log) Snapshot(ctx context.Context) (text string, err error) {
 	return text, err
 }
 
-// ByAggregate calls each for all events, ordered by aggregate and version; shown
+// ByAggregate calls each for all events, ordered by aggregate, version and
+// position: nothing but who writes them keeps two from having one version. shown
 // says whether the event was committed when the snapshot was taken.
 func (l *Log) ByAggregate(ctx context.Context, snapshot string, each func(e domain.Event, shown bool) error) error {
 	var id domain.ID
-	version := int64(-1)
+	version, position := int64(-1), int64(0)
 	for {
-		rows, err := l.conn.Query(ctx, selectByAggregate, uuid(id), version, scanPage, snapshot)
+		rows, err := l.conn.Query(ctx, selectByAggregate, uuid(id), version, position, scanPage, snapshot)
 		if err != nil {
 			return fmt.Errorf("read the outbox: %w", err)
 		}
@@ -134,7 +135,7 @@ func (l *Log) ByAggregate(ctx context.Context, snapshot string, each func(e doma
 		var one bool
 		var page []domain.Event
 		for rows.Next() {
-			e, err := scanEvent(rows, &one)
+			e, err := scanEvent(rows, &position, &one)
 			if err != nil {
 				rows.Close()
 				return err
@@ -188,11 +189,12 @@ func collectEvents(rows pgx.Rows, extra any) ([]domain.Event, error) {
 	return page, nil
 }
 
-func scanEvent(row pgx.Row, extra any) (domain.Event, error) {
+func scanEvent(row pgx.Row, extra ...any) (domain.Event, error) {
 	var e domain.Event
 	var id, aggregate pgtype.UUID
 	var before, after, metadata []byte
-	if err := row.Scan(&id, &e.AggregateType, &aggregate, &e.AggregateVersion, &e.Type, &e.Key, &before, &after, &metadata, &e.OccurredAt, extra); err != nil {
+	targets := []any{&id, &e.AggregateType, &aggregate, &e.AggregateVersion, &e.Type, &e.Key, &before, &after, &metadata, &e.OccurredAt}
+	if err := row.Scan(append(targets, extra...)...); err != nil {
 		return e, fmt.Errorf("read the outbox: %w", err)
 	}
 	e.ID, e.AggregateID = id.Bytes, aggregate.Bytes

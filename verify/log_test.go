@@ -92,6 +92,20 @@ func TestFaultsOfTheLogAreTold(t *testing.T) {
 	}, found)
 }
 
+// No constraint keeps two events from having one version. They are told wherever
+// the pages end that the log is read in.
+func TestTwoEventsOfOneVersionAreTold(t *testing.T) {
+	s := newSystem(t)
+	const events = 10_000
+	s.exec(`INSERT INTO outbox (event_id, aggregate_type, aggregate_id, aggregate_version, type, key, after, metadata, occurred_at)
+		SELECT gen_random_uuid(), 'notification', ('00000000-0000-7000-8000-' || lpad(to_hex(n / 2), 12, '0'))::uuid, 1, 'notification.requested.v1', '', '{}', '{}', now()
+		FROM generate_series(1, $1) n`, events)
+	report, found := s.verifyLog(func(l *verify.Log) { l.Brokers = nil })
+	require.Equal(t, int64(events), report.Events)
+	require.Len(t, found, events/2-1)
+	require.Equal(t, map[verify.Fault]int64{verify.Gap: events/2 - 1}, report.Faults)
+}
+
 func TestFaultsOfKafkaAreTold(t *testing.T) {
 	s := newSystem(t)
 	s.relay()
