@@ -18,7 +18,10 @@ const (
 
 	selectByPosition = `SELECT ` + eventColumns + `, position FROM outbox
 WHERE position > $1 AND position <= $2 AND aggregate_type = ANY ($3) ORDER BY position LIMIT $4`
-	selectByAggregate = `SELECT ` + eventColumns + `, position, pg_visible_in_snapshot(xid, $5::pg_snapshot) FROM outbox
+	// A row of a transaction that is still to come was restored from another
+	// cluster: it was there before the snapshot.
+	selectByAggregate = `SELECT ` + eventColumns + `, position,
+    pg_visible_in_snapshot(xid, $5::pg_snapshot) OR xid >= pg_snapshot_xmax(pg_current_snapshot()) FROM outbox
 WHERE (aggregate_id, aggregate_version, position) > ($1, $2, $3) ORDER BY aggregate_id, aggregate_version, position LIMIT $4`
 	selectByVersion = `SELECT ` + eventColumns + `, true FROM unnest($1::uuid[], $2::bigint[]) AS w (id, version)
 JOIN outbox o ON o.aggregate_id = w.id AND o.aggregate_version = w.version`

@@ -185,6 +185,22 @@ func TestWhatIsNotSoInKafkaIsTold(t *testing.T) {
 	require.ElementsMatch(t, want, got)
 }
 
+// Rows that were restored from another cluster carry its transaction ids, which
+// may be higher than those of this one.
+func TestRestoredEventsThatKafkaLacksAreTold(t *testing.T) {
+	s := newSystem(t)
+	s.CreateTopics(t, 1)
+	ada := s.customer()
+	events, _, err := s.store.History(t.Context(), domain.AggregateCustomer, ada.ID, 0, 10)
+	require.NoError(t, err)
+	s.Publish(t, events...) // without the notification
+	s.exec(`UPDATE outbox SET xid = '1000000000000'`)
+	_, found := s.verifyLog(func(l *verify.Log) { l.Published = func(context.Context) error { return nil } })
+	require.Len(t, found, 1)
+	require.Equal(t, verify.Lost, found[0].Fault)
+	require.Equal(t, domain.AggregateNotification, found[0].Type)
+}
+
 func TestVersionsOutOfOrderInKafkaAreTold(t *testing.T) {
 	s := newSystem(t)
 	one := s.customer()
