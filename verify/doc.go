@@ -19,8 +19,9 @@
 //     version, or the event log once the source has moved on.
 //
 // Nothing else differs for longer than the pipeline takes, so there are no false
-// alarms. Suspects are settled by the thousand, so memory doesn't grow with the
-// data or with what is wrong.
+// alarms. Suspects are settled a hundred thousand at a time, and are no more than
+// their ids and versions, so memory doesn't grow with the data or with what is
+// wrong.
 //
 // Repair writes what the source holds, provided that the document still has the
 // version that was seen: whoever changes it meanwhile wins.

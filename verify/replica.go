@@ -99,9 +99,13 @@ func (r *Report) Clean() bool {
 type suspect struct{ source int64 }
 
 const (
-	pageRows    = 2000
-	maxSuspects = 5000
-	maxLooks    = 5
+	pageRows = 2000
+	maxLooks = 5
+	// maxSuspects is how many are settled together, because each time waits for
+	// the relay, which tells how far it is only every 5 s while nothing happens;
+	// lookRows is of how many both sides are in memory.
+	maxSuspects = 100_000
+	lookRows    = 5000
 )
 
 // ErrBehind says that the replica didn't catch up in time, so that what differs

@@ -176,6 +176,28 @@ func TestWhatIsNoIDIsMended(t *testing.T) {
 	require.NotNil(t, s.doc("_customers", ada.ID))
 }
 
+// Each wait for the relay may take seconds, so what is missing by the ten thousand
+// isn't waited for by the thousand.
+func TestWhatDiffersIsWaitedForTogether(t *testing.T) {
+	s := newSystem(t)
+	s.relay()
+	s.replicate()
+	s.customer()
+	_, found := s.verify()
+	require.Empty(t, found)
+	const missing = 20_000
+	s.exec(`INSERT INTO customers (id, version, name, email, email_canonical, status, created_at, updated_at)
+		SELECT gen_random_uuid(), 1, 'Ada', n::text, n::text, 'active', now(), now() FROM generate_series(1, $1) n`, missing)
+	waits := 0
+	report, found := s.verify(func(v *verify.Replica) {
+		published := v.Published
+		v.Published = func(ctx context.Context) error { waits++; return published(ctx) }
+	})
+	require.Len(t, found, missing)
+	require.Equal(t, map[verify.Kind]int64{verify.Missing: missing}, report.Differences)
+	require.Equal(t, 1, waits)
+}
+
 // Nothing tells the replica of a row that somebody changed by hand: the event log
 // agrees with the replica then, and the source doesn't.
 func TestARowThatWasChangedWithoutAnEventDiffers(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -35,34 +36,10 @@ func (v *Replica) settle(ctx context.Context) error {
 		if err := v.caughtUp(ctx); err != nil {
 			return err
 		}
-		findings, err := v.look(ctx)
-		if err != nil {
-			return err
-		}
-		var lowered []domain.ID
-		for _, f := range findings {
-			if v.Repair {
-				if f.Repaired, err = v.repair(ctx, f); err != nil {
-					return fmt.Errorf("repair %s %s: %w", v.typ, f.ID, err)
-				}
-				if !f.Repaired && look < maxLooks { // it has changed since
-					v.suspects[f.ID] = suspect{f.Source}
-					continue
-				}
+		for ids := range slices.Chunk(slices.Sorted(maps.Keys(v.suspects)), lookRows) {
+			if err := v.tell(ctx, ids, look == maxLooks); err != nil {
+				return err
 			}
-			if f.Repaired && (f.Kind == Ahead || f.Kind == Corrupt) {
-				lowered = append(lowered, domain.MustParseID(f.ID))
-			}
-			v.report.Differences[f.Kind]++
-			if f.Repaired {
-				v.report.Repaired++
-			}
-			if v.OnDifference != nil {
-				v.OnDifference(f.Difference)
-			}
-		}
-		if err := v.raise(ctx, lowered); err != nil {
-			return err
 		}
 	}
 	clear(v.suspects)
@@ -70,12 +47,44 @@ func (v *Replica) settle(ctx context.Context) error {
 	return nil
 }
 
-// look reads the suspects of both sides and judges them. What it can't judge
+// tell tells, and mends, which of some suspects differ. Those that can't be
+// judged, or changed before they were mended, stay suspected.
+func (v *Replica) tell(ctx context.Context, ids []string, last bool) error {
+	findings, err := v.look(ctx, ids)
+	if err != nil {
+		return err
+	}
+	var lowered []domain.ID
+	for _, f := range findings {
+		if v.Repair {
+			if f.Repaired, err = v.repair(ctx, f); err != nil {
+				return fmt.Errorf("repair %s %s: %w", v.typ, f.ID, err)
+			}
+			if !f.Repaired && !last { // it has changed since
+				v.suspects[f.ID] = suspect{f.Source}
+				continue
+			}
+		}
+		if f.Repaired && (f.Kind == Ahead || f.Kind == Corrupt) {
+			lowered = append(lowered, domain.MustParseID(f.ID))
+		}
+		v.report.Differences[f.Kind]++
+		if f.Repaired {
+			v.report.Repaired++
+		}
+		if v.OnDifference != nil {
+			v.OnDifference(f.Difference)
+		}
+	}
+	return v.raise(ctx, lowered)
+}
+
+// look reads some suspects of both sides and judges them. What it can't judge
 // stays suspected.
-func (v *Replica) look(ctx context.Context) ([]finding, error) {
+func (v *Replica) look(ctx context.Context, suspects []string) ([]finding, error) {
 	var ids bson.A
 	var known []domain.ID
-	for id := range v.suspects {
+	for _, id := range suspects {
 		if odd, ok := v.odd[id]; ok {
 			ids = append(ids, odd)
 			continue
@@ -123,9 +132,9 @@ func (v *Replica) look(ctx context.Context) ([]finding, error) {
 		log[e.AggregateID.String()] = e
 	}
 	var found []finding
-	for id, s := range v.suspects {
+	for _, id := range suspects {
 		row, there := source[id]
-		f, decided, err := judge(s, replica[id], row, there, log[id])
+		f, decided, err := judge(v.suspects[id], replica[id], row, there, log[id])
 		if err != nil {
 			return nil, fmt.Errorf("convert %s %s: %w", v.typ, id, err)
 		}
