@@ -47,7 +47,11 @@ func standby(t *testing.T) (s *system, url string, slow *store.Store, wait, rele
 			}
 		}
 	}
-	wait = run(`ALTER SYSTEM SET synchronous_commit = local`, `ALTER SYSTEM SET synchronous_standby_names = 'nobody'`)
+	configure := run(`ALTER SYSTEM SET synchronous_commit = local`, `ALTER SYSTEM SET synchronous_standby_names = 'nobody'`)
+	wait = func() {
+		configure()
+		s.awaitStandby(url)
+	}
 	release = run(`ALTER SYSTEM SET synchronous_standby_names = ''`)
 	t.Cleanup(release)
 	relay := outbox.NewRelay(s.relayConfig())
@@ -55,6 +59,36 @@ func standby(t *testing.T) (s *system, url string, slow *store.Store, wait, rele
 	require.Eventually(t, func() bool { return relay.Stats().State == outbox.StateStreaming }, time.Minute, 10*time.Millisecond)
 	s.replicate()
 	return s, url, store.New(pool, store.Config{}), wait, release
+}
+
+// awaitStandby returns once commits wait: PostgreSQL's processes read their
+// configuration when they come round to it.
+func (s *system) awaitStandby(url string) {
+	s.t.Helper()
+	conn, err := pgx.Connect(s.t.Context(), url)
+	require.NoError(s.t, err)
+	defer func() { _ = conn.Close(context.Background()) }()
+	seen, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for {
+			if _, err := conn.Exec(context.Background(), `SELECT pg_current_xact_id()`); err != nil {
+				ended <- err
+				return
+			}
+			select {
+			case <-seen:
+				ended <- nil
+				return
+			default:
+			}
+		}
+	}()
+	s.awaitWaiting(1)
+	close(seen)
+	// It is committed all the same.
+	_, err = s.pg.Pool.Exec(context.Background(), `SELECT pg_cancel_backend($1)`, conn.PgConn().PID())
+	require.NoError(s.t, err)
+	require.NoError(s.t, <-ended)
 }
 
 // waiting commits n changes that become visible when it is released.
