@@ -139,7 +139,7 @@ func plan(e domain.Event) (collection string, doc bson.Raw, err error) {
 		return "", nil, errors.New("event of an unknown version")
 	}
 	// What was decoded is valid JSON.
-	doc, err = AppendDocument(make([]byte, 0, len(e.After)+len(e.After)/4+128), e)
+	doc, err = appendDocument(make([]byte, 0, len(e.After)+len(e.After)/4+128), e)
 	return EntityCollections[i].Base, doc, err
 }
 

@@ -16,8 +16,10 @@ import (
 	"outflow/internal/failpoint"
 )
 
-// dates are the fields that the replica holds as dates rather than text.
-var dates = map[string]bool{"created_at": true, "updated_at": true}
+// isDate names the fields that the replica holds as dates rather than text.
+func isDate(name string) bool { return name == "created_at" || name == "updated_at" }
+
+const deletedAt = "deleted_at" // the field that tombstones alone have
 
 // Document returns what the replica holds of the entity that e is about, once
 // e is applied: the entity, or its tombstone. An entity's fields are those of
@@ -27,22 +29,20 @@ func Document(e domain.Event) (bson.Raw, error) {
 		var v any
 		return nil, fmt.Errorf("convert the entity: %w", json.Unmarshal(e.After, &v))
 	}
-	return AppendDocument(make([]byte, 0, len(e.After)+len(e.After)/4+128), e)
+	return appendDocument(make([]byte, 0, len(e.After)+len(e.After)/4+128), e)
 }
 
-// AppendDocument appends what [Document] returns to b, which has to be empty.
-// Here e.After has to be valid JSON, as what PostgreSQL holds is.
-func AppendDocument(b []byte, e domain.Event) (bson.Raw, error) {
+// appendDocument appends what [Document] returns to b, which has to be empty.
+// Here e.After has to be valid JSON.
+func appendDocument(b []byte, e domain.Event) (bson.Raw, error) {
 	id := e.AggregateID.String()
-	_, b = bsoncore.AppendDocumentStart(b)
-	b = bsoncore.AppendStringElement(b, "_id", id)
 	version := e.AggregateVersion
 	if e.After == nil && failpoint.Mutant("replicator.weak-tombstone") {
 		version = 0
 	}
-	b = bsoncore.AppendInt64Element(b, "version", version)
+	b = begin(b, id, version)
 	if e.After == nil {
-		b = bsoncore.AppendTimeElement(b, "deleted_at", e.OccurredAt)
+		b = bsoncore.AppendTimeElement(b, deletedAt, e.OccurredAt)
 	} else {
 		var err error
 		if b, err = appendEntity(b, e.After, id, e.AggregateVersion); err != nil {
@@ -50,6 +50,13 @@ func AppendDocument(b []byte, e domain.Event) (bson.Raw, error) {
 		}
 	}
 	return bsoncore.AppendDocumentEnd(b, 0)
+}
+
+// begin begins a document at the end of b.
+func begin(b []byte, id string, version int64) []byte {
+	_, b = bsoncore.AppendDocumentStart(b)
+	b = bsoncore.AppendStringElement(b, "_id", id)
+	return bsoncore.AppendInt64Element(b, "version", version)
 }
 
 func appendEntity(b []byte, after json.RawMessage, id string, version int64) ([]byte, error) {
@@ -70,10 +77,10 @@ func appendEntity(b []byte, after json.RawMessage, id string, version int64) ([]
 				return nil, errors.New("version is another than the event's")
 			}
 			return b, nil
-		case "_id", "deleted_at":
+		case "_id", deletedAt:
 			return nil, fmt.Errorf("%s means something else in a replica", key)
 		}
-		if dates[key] && s.next() == '"' {
+		if isDate(key) && s.next() == '"' {
 			at, err := time.Parse(time.RFC3339Nano, s.text())
 			if err != nil {
 				return nil, fmt.Errorf("%s is not a time", key)

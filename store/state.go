@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"strconv"
 	"time"
@@ -16,8 +17,8 @@ import (
 // The states of rows, deleted ones included, for whoever compares copies with
 // them: id, version, and when it was deleted; then the members of the entity's
 // JSON by their names and in their order, NULL for those that it leaves out.
-// That is all there is to a state, so rows become JSON without being decoded,
-// which takes as long as everything else in a comparison.
+// That is all there is to a state, so no entity is made of a row, which would
+// take longer than everything else in a comparison.
 const (
 	selectCustomerStates = `SELECT c.id, c.version, c.deleted_at,
     c.id, c.version, c.name, c.email, NULLIF(c.phone, '') AS phone, c.address, c.status,
@@ -30,143 +31,191 @@ FROM customers c`
 FROM orders o`
 )
 
-// States returns the state of up to limit customers or orders whose ids come
-// after one, in the order of their ids, deleted ones included. A state is what
-// the entity's last event says, without its id, type, key, before and metadata, and
-// with the time of a deletion alone: After is nil once the entity is deleted.
+// State is what the row of a customer or an order says of it.
+type State struct {
+	ID        domain.ID
+	Version   int64
+	DeletedAt time.Time // zero while it is there
+	Members   []Member  // of its JSON, in their order, without those that it leaves out; none once it is deleted
+}
+
+// Member is a member of an entity's JSON.
+type Member struct {
+	Name  string
+	Kind  Kind
+	Bytes []byte    // of Text and of JSON
+	Long  int64     // of Long
+	Time  time.Time // of Time, in UTC
+}
+
+// Kind says what the value of a [Member] is.
+type Kind byte
+
+// The kinds.
+const (
+	Text Kind = iota // UTF-8, not quoted
+	JSON             // valid JSON
+	Long
+	Time // text in JSON
+)
+
+// EachState calls each with the states of up to limit customers or orders whose
+// ids come after one, in the order of their ids, deleted ones included. What
+// each gets is its own until it returns.
+func (s *Store) EachState(ctx context.Context, aggregateType string, after domain.ID, limit int, each func(*State) error) error {
+	return s.states(ctx, aggregateType, each, ` WHERE %[1]s.id > $1 ORDER BY %[1]s.id LIMIT $2`, uuidOf(after), limit)
+}
+
+// States is [Store.EachState] with events: each is what the entity's last event
+// says, without its id, type, key, before and metadata, and with the time of a
+// deletion alone. After is nil once the entity is deleted.
 func (s *Store) States(ctx context.Context, aggregateType string, after domain.ID, limit int) ([]domain.Event, error) {
-	return s.states(ctx, aggregateType, limit, ` WHERE %[1]s.id > $1 ORDER BY %[1]s.id LIMIT $2`, uuidOf(after), limit)
+	states := asEvents{aggregateType: aggregateType, found: make([]domain.Event, 0, limit)}
+	err := s.EachState(ctx, aggregateType, after, limit, states.add)
+	return states.found, err
 }
 
 // StatesOf returns the states of those entities, among those with the ids,
-// that there are, in any order.
+// that there are, in any order, as [Store.States] does.
 func (s *Store) StatesOf(ctx context.Context, aggregateType string, ids []domain.ID) ([]domain.Event, error) {
-	return s.states(ctx, aggregateType, len(ids), ` WHERE %[1]s.id = ANY ($1::uuid[])`, uuidsOf(ids))
+	states := asEvents{aggregateType: aggregateType, found: make([]domain.Event, 0, len(ids))}
+	err := s.states(ctx, aggregateType, states.add, ` WHERE %[1]s.id = ANY ($1::uuid[])`, uuidsOf(ids))
+	return states.found, err
 }
 
-func (s *Store) states(ctx context.Context, aggregateType string, most int, where string, args ...any) ([]domain.Event, error) {
+func (s *Store) states(ctx context.Context, aggregateType string, each func(*State) error, where string, args ...any) error {
 	const doing = "read the states of entities"
-	var rows pgx.Rows
-	var err error
+	var query string
 	switch aggregateType {
 	case domain.AggregateCustomer:
-		rows, err = s.pool.Query(ctx, selectCustomerStates+fmt.Sprintf(where, "c"), args...)
+		query = selectCustomerStates + fmt.Sprintf(where, "c")
 	case domain.AggregateOrder:
-		rows, err = s.pool.Query(ctx, selectOrderStates+fmt.Sprintf(where, "o"), args...)
+		query = selectOrderStates + fmt.Sprintf(where, "o")
 	default:
-		return nil, fmt.Errorf("%s: there are none of type %s", doing, aggregateType)
+		return fmt.Errorf("%s: there are none of type %s", doing, aggregateType)
 	}
+	// The values are decoded here, and so have to come in one form, whatever
+	// the pool's mode is.
+	formats := pgx.QueryResultFormatsByOID{}
+	for _, oid := range []uint32{pgtype.UUIDOID, pgtype.TextOID, pgtype.TimestamptzOID, pgtype.JSONOID, pgtype.Int8OID} {
+		formats[oid] = pgx.BinaryFormatCode
+	}
+	rows, err := s.pool.Query(ctx, query, append([]any{pgx.QueryExecModeCacheDescribe, formats}, args...)...)
 	if err != nil {
-		return nil, wrap(doing, err)
+		return wrap(doing, err)
 	}
-	r, err := newStateRow(aggregateType, rows.FieldDescriptions())
-	if err != nil {
-		rows.Close()
-		return nil, wrap(doing, err)
+	defer rows.Close()
+	var row stateRow
+	for rows.Next() {
+		if row.columns == nil {
+			row.columns = rows.FieldDescriptions()
+		}
+		if err := row.decode(rows.RawValues()); err != nil {
+			return wrap(doing, err)
+		}
+		if err := each(&row.State); err != nil {
+			return err
+		}
 	}
-	found, err := collectInto(make([]domain.Event, 0, most), rows, r.scan)
-	return found, wrap(doing, err)
+	return wrap(doing, rows.Err())
 }
 
-// stateRow makes events of rows.
+// stateRow is one row after the other.
 type stateRow struct {
-	aggregateType string
-	id            pgtype.UUID
-	version       int64
-	deletedAt     pgtype.Timestamptz
-	members       []member
-	targets       []any  // what a row is scanned into
-	space         []byte // for the JSON of the next rows
+	State
+	columns []pgconn.FieldDescription
+	ids     []byte // the text of ids among the members
 }
 
-// stateSpace is how much is allocated at a time for the JSON of rows: that of
+func (r *stateRow) decode(values [][]byte) error {
+	r.ID, r.Version = domain.ID(values[0]), int64(binary.BigEndian.Uint64(values[1]))
+	r.Members, r.ids, r.DeletedAt = r.Members[:0], r.ids[:0], time.Time{}
+	if values[2] != nil {
+		r.DeletedAt = timestamp(values[2])
+		return nil
+	}
+	for i, c := range r.columns[3:] {
+		v := values[3+i]
+		if v == nil {
+			continue
+		}
+		m := Member{Name: c.Name}
+		switch c.DataTypeOID {
+		case pgtype.UUIDOID:
+			from := len(r.ids)
+			r.ids, _ = domain.ID(v).AppendText(r.ids) // which never fails
+			m.Bytes = r.ids[from:]
+		case pgtype.TextOID:
+			m.Bytes = v
+		case pgtype.JSONOID:
+			m.Kind, m.Bytes = JSON, v
+		case pgtype.Int8OID:
+			m.Kind, m.Long = Long, int64(binary.BigEndian.Uint64(v))
+		case pgtype.TimestamptzOID:
+			m.Kind, m.Time = Time, timestamp(v)
+		default:
+			return fmt.Errorf("column %s has a type that states don't have", c.Name)
+		}
+		r.Members = append(r.Members, m)
+	}
+	return nil
+}
+
+// timestamp is a timestamptz as PostgreSQL sends it: microseconds since 2000.
+func timestamp(v []byte) time.Time {
+	return time.UnixMicro(int64(binary.BigEndian.Uint64(v)) + year2000).UTC()
+}
+
+const year2000 = 946684800_000_000 // in microseconds of Unix time
+
+// asEvents makes events of states.
+type asEvents struct {
+	aggregateType string
+	found         []domain.Event
+	space         []byte // for the JSON of the next
+}
+
+// stateSpace is how much is allocated at a time for the JSON of states: that of
 // some dozens.
 const stateSpace = 32 << 10
 
-// member is a member of an entity's JSON.
-type member struct {
-	name  string                // and the colon after it
-	value func(b []byte) []byte // appends it; nothing when it is left out
-}
-
-func newStateRow(aggregateType string, columns []pgconn.FieldDescription) (*stateRow, error) {
-	r := &stateRow{aggregateType: aggregateType}
-	r.targets = []any{&r.id, &r.version, &r.deletedAt}
-	for _, c := range columns[len(r.targets):] {
-		m := member{name: `"` + c.Name + `":`}
-		var target any
-		switch c.DataTypeOID {
-		case pgtype.UUIDOID:
-			var v pgtype.UUID
-			target, m.value = &v, func(b []byte) []byte {
-				if !v.Valid {
-					return b
-				}
-				return append(append(append(b, '"'), domain.ID(v.Bytes).String()...), '"')
-			}
-		case pgtype.TextOID:
-			var v pgtype.DriverBytes
-			target, m.value = &v, func(b []byte) []byte { return appendText(b, v) }
-		case pgtype.TimestamptzOID:
-			var v pgtype.Timestamptz
-			target, m.value = &v, func(b []byte) []byte {
-				if !v.Valid {
-					return b
-				}
-				return append(v.Time.UTC().AppendFormat(append(b, '"'), time.RFC3339Nano), '"')
-			}
-		case pgtype.JSONOID:
-			var v pgtype.DriverBytes
-			target, m.value = &v, func(b []byte) []byte { return append(b, v...) }
-		case pgtype.Int8OID:
-			var v pgtype.Int8
-			target, m.value = &v, func(b []byte) []byte {
-				if !v.Valid {
-					return b
-				}
-				return strconv.AppendInt(b, v.Int64, 10)
-			}
-		default:
-			return nil, fmt.Errorf("column %s has a type that states don't have", c.Name)
+func (a *asEvents) add(s *State) error {
+	e := domain.Event{AggregateType: a.aggregateType, AggregateID: s.ID, AggregateVersion: s.Version, OccurredAt: s.DeletedAt}
+	if s.DeletedAt.IsZero() {
+		if cap(a.space) < stateSpace/16 {
+			a.space = make([]byte, 0, stateSpace)
 		}
-		r.targets, r.members = append(r.targets, target), append(r.members, m)
+		b := s.appendJSON(a.space)
+		e.After, a.space = b[:len(b):len(b)], b[len(b):]
 	}
-	return r, nil
+	a.found = append(a.found, e)
+	return nil
 }
 
-func (r *stateRow) scan(row pgx.Row) (domain.Event, error) {
-	if err := row.Scan(r.targets...); err != nil {
-		return domain.Event{}, err
-	}
-	e := domain.Event{AggregateType: r.aggregateType, AggregateID: r.id.Bytes, AggregateVersion: r.version}
-	if r.deletedAt.Valid {
-		e.OccurredAt = r.deletedAt.Time.UTC()
-		return e, nil
-	}
-	if cap(r.space) < stateSpace/16 {
-		r.space = make([]byte, 0, stateSpace)
-	}
-	b := r.space
-	for _, m := range r.members {
-		before := len(b)
-		b = append(append(b, ','), m.name...)
-		value := len(b)
-		if b = m.value(b); len(b) == value {
-			b = b[:before]
+func (s *State) appendJSON(b []byte) []byte {
+	for i, m := range s.Members {
+		if i == 0 {
+			b = append(b, '{')
+		} else {
+			b = append(b, ',')
+		}
+		b = append(append(append(b, '"'), m.Name...), `":`...)
+		switch m.Kind {
+		case Text:
+			b = appendText(b, m.Bytes)
+		case JSON:
+			b = append(b, m.Bytes...)
+		case Long:
+			b = strconv.AppendInt(b, m.Long, 10)
+		case Time:
+			b = append(m.Time.AppendFormat(append(b, '"'), time.RFC3339Nano), '"')
 		}
 	}
-	b[0] = '{' // the first comma
-	b = append(b, '}')
-	e.After, r.space = b[:len(b):len(b)], b[len(b):]
-	return e, nil
+	return append(b, '}')
 }
 
-// appendText appends a text, which PostgreSQL has found to be UTF-8, as JSON;
-// nothing for NULL.
+// appendText appends a text, which PostgreSQL has found to be UTF-8, as JSON.
 func appendText(b, text []byte) []byte {
-	if text == nil {
-		return b
-	}
 	for _, c := range text {
 		if c < ' ' || c == '"' || c == '\\' {
 			return append(b, jsonOf(string(text), false)...)

@@ -132,11 +132,7 @@ var errMoved = errors.New("others changed the entity meanwhile")
 
 // collect reads all rows of a query. The slice is never nil.
 func collect[T any](rows pgx.Rows, scan func(pgx.Row) (T, error)) ([]T, error) {
-	return collectInto([]T{}, rows, scan)
-}
-
-// collectInto is collect for rows of which it is known about how many there are.
-func collectInto[T any](items []T, rows pgx.Rows, scan func(pgx.Row) (T, error)) ([]T, error) {
+	items := []T{}
 	defer rows.Close()
 	for rows.Next() {
 		item, err := scan(rows)

@@ -8,6 +8,10 @@ import (
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
+
+	"outflow/domain"
+	"outflow/replicator"
+	"outflow/store"
 )
 
 // reader reads one side of a comparison, some pages ahead of who compares.
@@ -58,6 +62,68 @@ func (r *reader[T]) stop(cancel func()) {
 	cancel()
 	for range r.pages {
 	}
+}
+
+// row is a row of the source.
+type row struct {
+	id      domain.ID
+	version int64
+	want    bson.Raw // what the replica should hold of it
+}
+
+// rows reads the rows of a type in the order of their ids.
+type rows struct {
+	of    *store.Store
+	typ   string
+	bytes int // of the documents of the last page
+}
+
+// page returns the next page, from after an id on; an empty one at the end. Its
+// documents share a buffer: a page is kept as a whole, and then not.
+func (r *rows) page(ctx context.Context, last domain.ID) ([]row, domain.ID, error) {
+	page := make([]row, 0, pageRows)
+	ends := make([]int, 0, pageRows)
+	d := replicator.Builder{Bytes: make([]byte, 0, r.bytes+r.bytes/16)}
+	err := r.of.EachState(ctx, r.typ, last, pageRows, func(s *store.State) error {
+		page = append(page, row{id: s.ID, version: s.Version})
+		err := build(&d, s)
+		ends = append(ends, len(d.Bytes))
+		return err
+	})
+	if err != nil {
+		return nil, last, err
+	}
+	begin := 0
+	for i, end := range ends {
+		page[i].want, begin = d.Bytes[begin:end:end], end
+		last = page[i].id
+	}
+	r.bytes = len(d.Bytes)
+	return page, last, nil
+}
+
+// build makes the document that the replica should hold.
+func build(d *replicator.Builder, s *store.State) error {
+	d.Begin(s.ID, s.Version)
+	defer d.End()
+	if !s.DeletedAt.IsZero() {
+		d.Deleted(s.DeletedAt)
+	}
+	for i := range s.Members {
+		switch m := &s.Members[i]; m.Kind {
+		case store.Text:
+			d.Text(m.Name, m.Bytes)
+		case store.Long:
+			d.Long(m.Name, m.Long)
+		case store.Time:
+			d.Time(m.Name, m.Time)
+		case store.JSON:
+			if err := d.JSON(m.Name, m.Bytes); err != nil {
+				return fmt.Errorf("%s: %w", s.ID, err)
+			}
+		}
+	}
+	return nil
 }
 
 // documents reads a collection's documents that have text for an id, in the

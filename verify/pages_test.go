@@ -9,8 +9,59 @@ import (
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
+	"outflow/domain"
 	"outflow/internal/mongotest"
+	"outflow/internal/pgtest"
+	"outflow/replicator"
+	"outflow/store"
 )
+
+// What is compared with documents is what events become, to the byte, so that
+// equal ones are told without a look at their fields.
+func TestRowsBecomeWhatTheirStatesBecome(t *testing.T) {
+	t.Parallel()
+	pool, err := store.Open(t.Context(), pgtest.New(t).URL, 4)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	s := store.New(pool, store.Config{})
+	var made []domain.Customer
+	for i, in := range []domain.CustomerInput{
+		{Name: "Ada", Phone: "+44 20 7946 0000", Metadata: map[string]string{"b": "2", "a.x": "\"<&>\" \\ ü \U0001F600"},
+			Address: &domain.Address{Line1: "1 \"A\" Street", City: "Berlin"}, SpendingLimit: &domain.Money{Amount: 1e14, Currency: "EUR"}},
+		{Name: "a back\\slash, \"quoted\" <&> ü", Status: domain.CustomerSuspended, Metadata: map[string]string{}},
+		{Name: "é", Address: &domain.Address{}},
+		{Name: "gone"},
+	} {
+		in.Email = fmt.Sprintf("c%d@example.com", i)
+		c, err := s.CreateCustomer(t.Context(), in, domain.Metadata{})
+		require.NoError(t, err)
+		made = append(made, c)
+	}
+	require.NoError(t, s.DeleteCustomer(t.Context(), made[3].ID, store.Precondition{}, domain.Metadata{}))
+	for _, c := range made[:2] {
+		_, err := s.PlaceOrder(t.Context(), domain.OrderInput{CustomerID: c.ID, Currency: "EUR", Items: []domain.Item{{SKU: "A", Name: "é", Quantity: 2, UnitPrice: 5}, {SKU: "B", Quantity: 1}}}, domain.Metadata{})
+		require.NoError(t, err)
+	}
+	for typ, n := range map[string]int{domain.AggregateCustomer: 4, domain.AggregateOrder: 2} {
+		r := rows{of: s, typ: typ}
+		page, last, err := r.page(t.Context(), domain.ID{})
+		require.NoError(t, err)
+		require.Len(t, page, n)
+		states, err := s.States(t.Context(), typ, domain.ID{}, pageRows)
+		require.NoError(t, err)
+		for i, e := range states {
+			want, err := replicator.Document(e)
+			require.NoError(t, err)
+			require.Equal(t, want.String(), page[i].want.String())
+			require.Equal(t, want, page[i].want)
+			require.Equal(t, e.AggregateID, page[i].id)
+			require.Equal(t, e.AggregateVersion, page[i].version)
+		}
+		page, _, err = r.page(t.Context(), last)
+		require.NoError(t, err)
+		require.Empty(t, page)
+	}
+}
 
 // A cursor that the server gives up in the middle is no end, and nothing comes
 // twice.
