@@ -91,7 +91,7 @@ func (c *cluster) settled() {
 			}
 		}
 		return true
-	}, time.Minute, 20*time.Millisecond, "everything is counted")
+	}, 5*time.Minute, 20*time.Millisecond, "everything is counted")
 }
 
 // mixed is events with those of different entities mixed, as they commit.
@@ -163,7 +163,7 @@ func TestFiguresThatWereDroppedAreCountedAgain(t *testing.T) {
 			require.Eventually(t, func() bool {
 				now, err := readState(t.Context(), c.db)
 				return err == nil && now.Generation != "" && (what == positionsCollection || now.Generation != s.Generation)
-			}, time.Minute, 20*time.Millisecond, "a new generation")
+			}, 5*time.Minute, 20*time.Millisecond, "a new generation")
 			c.Publish(t, all[half:]...)
 			c.settled()
 			c.agree(t, r, all, customers)

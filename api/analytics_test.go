@@ -60,7 +60,7 @@ func (s *server) count(entities ...map[string]any) {
 	ctx, cancel := context.WithCancel(s.t.Context())
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()
-	require.Eventually(s.t, func() bool { return w.Stats().Handled == int64(len(all)) }, 30*time.Second, 10*time.Millisecond)
+	require.Eventually(s.t, func() bool { return w.Stats().Handled == int64(len(all)) }, time.Minute, 10*time.Millisecond)
 	cancel()
 	require.NoError(s.t, <-done)
 }

@@ -213,7 +213,7 @@ func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 	s.do("POST", customers, `{"name":"Eve","email":"eve@example.com"}`).problem(503, "unavailable")
 	s.do("GET", "/livez", nil).is(200)
 	require.NoError(t, db.Restart(t.Context()))
-	require.Eventually(t, func() bool { return s.do("GET", "/readyz", nil).Status == 200 }, 10*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return s.do("GET", "/readyz", nil).Status == 200 }, time.Minute, 20*time.Millisecond)
 	s.do("GET", at("/api/customers/%s", c), nil).is(200)
 }
 

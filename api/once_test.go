@@ -235,7 +235,7 @@ func TestTheSecondRequestWaitsForTheFirst(t *testing.T) {
 	for range 2 {
 		go func() { answers <- s.do("PATCH", path, `{"name":"Eve"}`, "Idempotency-Key: k") }()
 	}
-	require.Eventually(t, func() bool { return waiting(t, db.Pool) }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return waiting(t, db.Pool) }, time.Minute, time.Millisecond)
 	s.do("GET", path, nil).is(200)
 	require.Empty(t, answers)
 	letGo()
@@ -255,7 +255,7 @@ func TestTheSecondRequestDoesNotWaitForEver(t *testing.T) {
 	letGo := hold(t, db.Pool, c["id"])
 	first := make(chan answer, 1)
 	go func() { first <- s.do("PATCH", path, `{"name":"Eve"}`, "Idempotency-Key: k") }()
-	require.Eventually(t, func() bool { return waiting(t, db.Pool) }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return waiting(t, db.Pool) }, time.Minute, time.Millisecond)
 	s.do("PATCH", path, `{"name":"Eve"}`, "Idempotency-Key: k").problem(409, "idempotency-key-in-flight")
 	letGo()
 	replays(t, (<-first).is(200), s.do("PATCH", path, `{"name":"Eve"}`, "Idempotency-Key: k"))

@@ -80,11 +80,11 @@ func TestFullSpoolHoldsTheWriterUp(t *testing.T) {
 		}
 	}()
 	count := func(least int) bool { return len(wrote) >= least }
-	require.Eventually(t, func() bool { return count(12) }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return count(12) }, time.Minute, time.Millisecond)
 	require.Never(t, func() bool { return count(13) }, 50*time.Millisecond, 5*time.Millisecond)
 	_, err := s.next(make([]byte, 3<<20))
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { return count(13) }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return count(13) }, time.Minute, time.Millisecond)
 	gone := errors.New("the client is gone")
 	s.abandon(gone)
 	require.ErrorIs(t, <-failed, gone)

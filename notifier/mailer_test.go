@@ -152,7 +152,7 @@ func TestConnectionsAreReused(t *testing.T) {
 	require.EqualValues(t, 45, s.mails.Load())
 	require.LessOrEqual(t, len(m.pool.idle), 2)
 	m.Close()
-	require.Eventually(t, func() bool { return s.open.Load() == 0 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.open.Load() == 0 }, time.Minute, time.Millisecond)
 }
 
 func TestAConnectionThatTheServerEndedIsReplaced(t *testing.T) {

@@ -47,7 +47,7 @@ func TestRow17SMTPIsDown(t *testing.T) {
 	}
 	eventually := func(what string, ok func() bool) {
 		t.Helper()
-		require.Eventually(t, ok, mutanttest.Patience(time.Minute), 10*time.Millisecond, what)
+		require.Eventually(t, ok, mutanttest.Patience(5*time.Minute), 10*time.Millisecond, what)
 	}
 	eventually("tries", func() bool { return c.Stats().Retried > 2*mails })
 	require.Zero(t, c.Stats().Handled)

@@ -176,7 +176,7 @@ func TestStandbyTakesOverFromTheDeadAndThePaused(t *testing.T) {
 			took := time.Since(began)
 			t.Log("took over after", took)
 			if sig == syscall.SIGKILL {
-				require.Less(t, took, 10*time.Second)
+				require.Less(t, took, time.Minute)
 			} else {
 				require.NoError(t, first.Process.Signal(syscall.SIGCONT))
 				require.True(t, first.await(t, StateStandby))

@@ -121,7 +121,7 @@ func (s *system) start(r *Replicator) (stop func()) {
 
 func (s *system) eventually(what string, ok func() bool) {
 	s.t.Helper()
-	require.Eventually(s.t, ok, mutanttest.Patience(time.Minute), 10*time.Millisecond, what)
+	require.Eventually(s.t, ok, mutanttest.Patience(5*time.Minute), 10*time.Millisecond, what)
 }
 
 // read is what someone who reads a view or a base collection reads. Beside a

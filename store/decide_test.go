@@ -177,7 +177,7 @@ func TestDecisionSeesTheCustomerAsLocked(t *testing.T) {
 	go func() {
 		decided <- s.DecideOrders(t.Context(), []domain.ID{o.ID}, func(domain.ID) domain.Metadata { return by })[0]
 	}()
-	require.Eventually(t, func() bool { return lockWaiters(t, pool) == 1 }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return lockWaiters(t, pool) == 1 }, time.Minute, 5*time.Millisecond)
 	_, err = tx.Exec(t.Context(), `UPDATE customers SET status = 'suspended'`)
 	require.NoError(t, err)
 	require.NoError(t, tx.Commit(t.Context()))
@@ -219,7 +219,7 @@ func TestAnOrderThatAppearsWhileItIsDecidedIsLeftForLater(t *testing.T) {
 	go func() {
 		decided <- s.DecideOrders(t.Context(), []domain.ID{waits.ID, late}, func(domain.ID) domain.Metadata { return by })
 	}()
-	require.Eventually(t, func() bool { return lockWaiters(t, pool) == 1 }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return lockWaiters(t, pool) == 1 }, time.Minute, 5*time.Millisecond)
 	require.Equal(t, late, place(t, placing, second).ID)
 	require.NoError(t, tx.Rollback(t.Context()))
 	errs := <-decided

@@ -26,7 +26,7 @@ func run(t testing.TB, s *store.Store) {
 		stop()
 		require.NoError(t, <-done)
 	})
-	require.Eventually(t, func() bool { return s.Stats().Running }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.Stats().Running }, time.Minute, time.Millisecond)
 	require.Error(t, s.Run(ctx), "it runs already")
 }
 
@@ -411,7 +411,7 @@ func TestLockedRowsHoldUpNobodyElse(t *testing.T) {
 			return err
 		})
 	}()
-	require.Eventually(t, func() bool { return lockWaiters(t, pool) == 6 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return lockWaiters(t, pool) == 6 }, time.Minute, time.Millisecond)
 	for i := range 20 {
 		_, err := s.UpdateCustomer(t.Context(), other.ID, store.Precondition{}, rename(nth("n", i)), by)
 		require.NoError(t, err)
@@ -447,7 +447,7 @@ func TestLostConnectionOfASharedStatement(t *testing.T) {
 		default:
 		}
 		return errs != nil
-	}, 20*time.Second, 5*time.Millisecond)
+	}, time.Minute, 5*time.Millisecond)
 	for _, err := range errs {
 		requireCode(t, domain.CodeUnavailable, err)
 	}

@@ -49,7 +49,7 @@ func TestRepairIsNotOlderThanWhatWasRefusedMeanwhile(t *testing.T) {
 			require.Eventually(t, func() bool {
 				behind, err := replicator.Behind(t.Context(), s.db, ends)
 				return err == nil && behind == 0
-			}, time.Minute, 10*time.Millisecond, "the replicator has passed the changes")
+			}, 5*time.Minute, 10*time.Millisecond, "the replicator has passed the changes")
 		}
 	})
 	require.Len(t, found, 3)

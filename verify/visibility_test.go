@@ -56,7 +56,7 @@ func standby(t *testing.T) (s *system, url string, slow *store.Store, wait, rele
 	t.Cleanup(release)
 	relay := outbox.NewRelay(s.relayConfig())
 	s.run(relay.Run)
-	require.Eventually(t, func() bool { return relay.Stats().State == outbox.StateStreaming }, time.Minute, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return relay.Stats().State == outbox.StateStreaming }, 5*time.Minute, 10*time.Millisecond)
 	s.replicate()
 	return s, url, store.New(pool, store.Config{}), wait, release
 }
@@ -106,7 +106,7 @@ func (s *system) awaitWaiting(n int) {
 		var waits int
 		err := s.pg.Pool.QueryRow(context.Background(), `SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'`).Scan(&waits)
 		return err == nil && waits >= n
-	}, mutanttest.Patience(20*time.Second), time.Millisecond)
+	}, mutanttest.Patience(5*time.Minute), time.Millisecond)
 }
 
 // Neither is what is in the replica before it is visible in its source a fault,
@@ -131,7 +131,7 @@ func TestWhatIsNotVisibleYetIsNotAccused(t *testing.T) {
 	require.Eventually(t, func() bool {
 		n, err := s.db.Collection("_customers").CountDocuments(t.Context(), map[string]any{})
 		return err == nil && n == 2 && s.doc("_customers", ada.ID)["version"] == int64(2)
-	}, time.Minute, 10*time.Millisecond)
+	}, 5*time.Minute, 10*time.Millisecond)
 
 	// A commit of verify's own comes after those that wait already.
 	var calls atomic.Int64
@@ -160,7 +160,7 @@ func TestWhatIsNotVisibleYetIsNoPhantom(t *testing.T) {
 	require.Eventually(t, func() bool {
 		n, err := s.db.Collection("_customers").CountDocuments(t.Context(), map[string]any{})
 		return err == nil && n == 2
-	}, time.Minute, 10*time.Millisecond)
+	}, 5*time.Minute, 10*time.Millisecond)
 	released := make(chan struct{})
 	go func() {
 		defer close(released)

@@ -98,7 +98,7 @@ func run(t *testing.T, c *consumer.Consumer) (stop func() error) {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	require.Eventually(t, ok, mutanttest.Patience(30*time.Second), 5*time.Millisecond, what)
+	require.Eventually(t, ok, mutanttest.Patience(5*time.Minute), 5*time.Millisecond, what)
 }
 
 func server(t *testing.T) {

@@ -294,7 +294,7 @@ func TestContextEndsIt(t *testing.T) {
 			_ = c.Close()
 		}
 		return err != nil
-	}, 5*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 	s.Close()
 }
 

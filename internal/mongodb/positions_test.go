@@ -64,7 +64,7 @@ func TestPartitionsRememberWhatTheyFill(t *testing.T) {
 	require.Eventually(t, func() bool {
 		next++
 		return errors.Is(save(first, next), consumer.ErrPositionsMoved)
-	}, 30*time.Second, 50*time.Millisecond)
+	}, time.Minute, 50*time.Millisecond)
 	require.Empty(t, load(first), "nothing of it is in the new collection")
 	n, err := db.Collection("positions").CountDocuments(t.Context(), bson.D{})
 	require.NoError(t, err)

@@ -115,11 +115,11 @@ func TestFaultHold(t *testing.T) {
 		done <- err
 	}()
 	require.NoError(t, f.Wait(t.Context(), 1))
-	require.Eventually(t, func() bool { return len(ids(t, c, D("_id", 3))) == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(ids(t, c, D("_id", 3))) == 1 }, time.Minute, time.Millisecond)
 	cancel()
 	require.Error(t, <-done)
 	f.Remove()
-	require.Eventually(t, func() bool { return f.Inside() == 0 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return f.Inside() == 0 }, time.Minute, time.Millisecond)
 	require.Error(t, f.Wait(ctx, 2))
 }
 

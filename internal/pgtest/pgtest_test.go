@@ -149,7 +149,7 @@ func TestNothingOutlivesTheProcess(t *testing.T) {
 			require.Eventually(t, func() bool {
 				_, err := os.Stat(filepath.Dir(data))
 				return os.IsNotExist(err)
-			}, 15*time.Second, 10*time.Millisecond)
+			}, time.Minute, 10*time.Millisecond)
 		})
 	}
 }

@@ -126,7 +126,7 @@ func TestKilledFetchIsContinued(t *testing.T) {
 	require.Eventually(t, func() bool {
 		fi, err := os.Stat(f.home(dir) + ".jar")
 		return err == nil && fi.Size() == int64(len(r.jar)/2)
-	}, 10*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 	second, lines := startFetch(t, r.URL+"/maven2", f.archive, dir, nil)
 	require.True(t, lines.Scan())
 	require.Equal(t, fmt.Sprintf("waiting for process %d, which is fetching PostgreSQL", first.Process.Pid), lines.Text())

@@ -124,7 +124,7 @@ func TestKilledOwnerLeavesNothing(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, err := os.Stat(dir)
 		return os.IsNotExist(err) && syscall.Kill(h.pid, 0) == syscall.ESRCH
-	}, 15*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 }
 
 func TestStopRemoves(t *testing.T) {
@@ -201,7 +201,7 @@ func TestServerStartedByHand(t *testing.T) {
 	require.Eventually(t, func() bool {
 		pf, err := s.dir.pidFile()
 		return err == nil && pf.status == "ready"
-	}, 10*time.Second, 5*time.Millisecond)
+	}, time.Minute, 5*time.Millisecond)
 	_, err = Start(t.Context(), Config{Dir: dir})
 	require.ErrorIs(t, err, ErrInUse)
 	require.ErrorContains(t, err, fmt.Sprintf("does not control (process %d)", p.pid))
@@ -371,7 +371,7 @@ func TestRestartWaitsForLeftoverBackends(t *testing.T) {
 		text, err := os.ReadFile(s.LogFile())
 		return err == nil && bytes.Contains(text, []byte("pre-existing shared memory block"))
 	}
-	require.Eventually(t, refused, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, refused, time.Minute, 5*time.Millisecond)
 	require.NoError(t, syscall.Kill(left, syscall.SIGCONT))
 	require.NoError(t, <-restarted)
 }
@@ -400,5 +400,5 @@ func TestForgottenServer(t *testing.T) {
 		runtime.GC() // closes the watcher's pipe
 		_, err := os.Stat(dir)
 		return os.IsNotExist(err)
-	}, 10*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 }
