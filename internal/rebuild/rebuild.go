@@ -231,7 +231,8 @@ func (r *runner) work(ctx context.Context) (finished bool, err error) {
 			err = r.write(ctx, func(c *control) { c.Phase = filling })
 		case swapping:
 			r.tell(Progress{Phase: "swapping"}, true)
-			return true, r.complete(ctx, r.c)
+			err := r.complete(ctx, r.c)
+			return err == nil, err
 		}
 		if err != nil {
 			return false, err
