@@ -4,8 +4,11 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"outflow/internal/mongofake"
+	"outflow/internal/rebuild"
 )
 
 // A server that changes its primary at the swap answers with an error once. The
@@ -28,4 +31,36 @@ func TestTheSwapIsTriedAgain(t *testing.T) {
 			s.clean()
 		})
 	}
+}
+
+// A broker that can't say who is in the group doesn't say that nobody is: the
+// rebuild asks again, rather than swap while a worker writes.
+func TestAGroupThatCanNotBeLookedAtIsNotEmpty(t *testing.T) {
+	s := newSystem(t)
+	if s.Fake == nil {
+		t.Skip("injects an error into the in-process broker")
+	}
+	worker := s.replicator()
+	s.start(worker)
+	s.Publish(t, customer(1, 1))
+	s.eventually("filled", func() bool { return s.count("_customers") == 1 })
+	s.Fake.ControlKey(int16(kmsg.DescribeGroups), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		asked := req.(*kmsg.DescribeGroupsRequest)
+		answer := asked.ResponseKind().(*kmsg.DescribeGroupsResponse)
+		for _, group := range asked.Groups {
+			g := kmsg.NewDescribeGroupsResponseGroup()
+			g.Group, g.ErrorCode = group, kerr.UnknownServerError.Code
+			answer.Groups = append(answer.Groups, g)
+		}
+		return answer, nil, true
+	})
+	_, err := s.rebuild(customers, func(c *rebuild.Config) {
+		c.At = func(at string) error {
+			if at == rebuild.Paused {
+				require.Zero(t, worker.Stats().Partitions, "those that a worker still writes from")
+			}
+			return nil
+		}
+	})
+	require.NoError(t, err)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
@@ -169,6 +170,8 @@ func (r *runner) owned(ctx context.Context) (owned []consumer.Partition, settled
 	}
 	g := all[r.Group]
 	switch {
+	case g.Err != nil && !errors.Is(g.Err, kerr.GroupIDNotFound): // which doesn't say that there are none
+		return nil, false, fmt.Errorf("look at the group %s: %w", r.Group, g.Err)
 	case g.Err != nil || g.State == "Dead" || g.State == "Empty" || g.State == "":
 		return nil, true, nil
 	case g.State != "Stable":
