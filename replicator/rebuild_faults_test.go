@@ -1,8 +1,11 @@
 package replicator
 
 import (
+	"context"
 	"testing"
+	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -63,4 +66,32 @@ func TestAGroupThatCanNotBeLookedAtIsNotEmpty(t *testing.T) {
 		}
 	})
 	require.NoError(t, err)
+}
+
+// A worker that has looked for a rebuild, and writes its first position once the
+// others were paused, is paused too.
+func TestAWorkerBeginsWhileTheOthersArePaused(t *testing.T) {
+	s := newSystem(t)
+	s.needFake()
+	s.Publish(t, customer(1, 1))
+	begins := s.fake.Fault(mongofake.Fault{Command: "insert", Collection: "_positions", Count: 1, Hold: true})
+	s.run()
+	require.NoError(t, begins.Wait(t.Context(), 1))
+	res, err := s.rebuild(customers, func(c *rebuild.Config) {
+		c.At = func(at string) error {
+			if at == rebuild.Pausing && begins.Inside() > 0 {
+				// The rebuild looks for answers once it has paused who has a position.
+				looks := s.fake.Fault(mongofake.Fault{Command: "find", Collection: "_rebuilds", Count: 1, Hold: true})
+				go func() {
+					defer looks.Release()
+					_ = looks.Wait(context.Background(), 1)
+					begins.Release()
+					assert.Eventually(t, func() bool { return s.count("_positions") > 0 }, time.Minute, time.Millisecond)
+				}()
+			}
+			return nil
+		}
+	})
+	require.NoError(t, err)
+	require.Less(t, res.Stood, 10*time.Second, "the worker said that it waits")
 }

@@ -43,10 +43,6 @@ func (r *runner) pause(ctx context.Context) error {
 	if err := r.at(Pausing); err != nil {
 		return err
 	}
-	raise := bson.D{{Key: "$inc", Value: bson.D{{Key: "generation", Value: int64(1)}}}}
-	if _, err := r.DB.Collection(r.Positions).UpdateMany(ctx, bson.D{{Key: "topic", Value: bson.D{{Key: "$in", Value: r.Topics}}}}, raise); err != nil {
-		return fmt.Errorf("pause the workers: %w", err)
-	}
 	if err := r.awaitAnswers(ctx); err != nil {
 		return err
 	}
@@ -116,13 +112,24 @@ func nextGeneration(live map[consumer.Partition]mongodb.Position) int64 {
 	return most + 1
 }
 
-// awaitAnswers returns once every worker that has a partition waits. A worker
-// that doesn't answer is waited for until it must have lost its partitions.
+// awaitAnswers raises the generations of the workers' positions, and returns once
+// every worker that has a partition waits. A worker that doesn't answer is waited
+// for until it must have lost its partitions.
 func (r *runner) awaitAnswers(ctx context.Context) error {
+	live, err := r.stored(ctx)
+	if err != nil {
+		return err
+	}
+	generation := nextGeneration(live)
 	deadline := time.Now().Add(r.PauseTimeout)
 	for {
 		// A write now and then keeps the workers waiting.
 		if err := r.beatNow(ctx); err != nil {
+			return err
+		}
+		// Again each time: a worker that found no position, and no rebuild that
+		// was pausing, may write its first one only now.
+		if err := r.raise(ctx, generation); err != nil {
 			return err
 		}
 		owned, settled, err := r.owned(ctx)
@@ -145,6 +152,17 @@ func (r *runner) awaitAnswers(ctx context.Context) error {
 		case <-time.After(2 * pollInterval):
 		}
 	}
+}
+
+// raise raises the positions' generation to one, so that no worker that has an
+// older one can write its position any more.
+func (r *runner) raise(ctx context.Context, generation int64) error {
+	older := bson.D{{Key: "topic", Value: bson.D{{Key: "$in", Value: r.Topics}}}, {Key: "generation", Value: bson.D{{Key: "$lt", Value: generation}}}}
+	raised := bson.D{{Key: "$set", Value: bson.D{{Key: "generation", Value: generation}}}}
+	if _, err := r.DB.Collection(r.Positions).UpdateMany(ctx, older, raised); err != nil {
+		return fmt.Errorf("pause the workers: %w", err)
+	}
+	return nil
 }
 
 // answered reports whether the workers that have the partitions all wait.
