@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"outflow/domain"
 	"outflow/internal/mongofake"
 	"outflow/internal/rebuild"
 )
@@ -94,4 +95,36 @@ func TestAWorkerBeginsWhileTheOthersArePaused(t *testing.T) {
 	})
 	require.NoError(t, err)
 	require.Less(t, res.Stood, 10*time.Second, "the worker said that it waits")
+}
+
+// Whoever completes a swap may be stopped, and write the positions once others
+// have completed it, and what was swapped in is gone and being filled again: what
+// it writes must not have that passed over.
+func TestASwapIsCompletedLate(t *testing.T) {
+	s := newSystem(t)
+	s.needFake()
+	const n = 2500 // more than one batch
+	var all []domain.Event
+	for i := range n {
+		all = append(all, customer(i, 1))
+	}
+	s.Publish(t, all...)
+	var fills *mongofake.ActiveFault
+	_, err := s.rebuild(customers, func(c *rebuild.Config) {
+		c.At = func(at string) error {
+			if at != rebuild.Swapped {
+				return nil
+			}
+			stop := s.run()
+			s.eventually("a worker has completed it", func() bool { return s.count("_rebuilds") == 0 })
+			stop()
+			require.NoError(t, s.db.Collection("_customers").Drop(t.Context()))
+			fills = s.fake.Fault(mongofake.Fault{Command: "update", Collection: "_customers", Hold: true})
+			s.run()
+			return fills.Wait(t.Context(), 1)
+		}
+	})
+	require.NoError(t, err)
+	fills.Remove()
+	s.eventually("filled again", func() bool { return s.count("_customers") == n })
 }

@@ -228,6 +228,11 @@ func (j *Job) complete(ctx context.Context, c *control) error {
 		return err
 	}
 	for _, h := range c.Handover {
+		// What is live is something else by now, as when that was dropped and is
+		// being filled again: these positions don't belong to it.
+		if identities[h.Topic] != c.Shadow {
+			continue
+		}
 		at := mongodb.Position{
 			Topic: h.Topic, Partition: h.Partition, Log: h.Log, Next: h.Next, Epoch: h.Epoch,
 			Collection: identities[h.Topic], Generation: c.Generation, UpdatedAt: time.Now().UTC(),
