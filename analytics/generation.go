@@ -153,19 +153,24 @@ func begin(ctx context.Context, db *mongo.Database, was state) (bool, error) {
 		return false, fmt.Errorf("write %s: %w", stateCollection, err)
 	}
 	// Whoever is making another generation right now loses and begins again.
-	return true, dropOthers(ctx, db, found, b.generation)
+	return true, dropOthers(ctx, db, found)
 }
 
-// dropOthers removes the collections of all generations but one, and but the
-// one that a rebuild is making.
-func dropOthers(ctx context.Context, db *mongo.Database, found map[string]string, generation string) error {
+// dropOthers removes the found collections of all generations but the live one
+// and the one that a rebuild is making. The state is read last: whoever is
+// stopped before, and finds no rebuild any more, finds what it has made live.
+func dropOthers(ctx context.Context, db *mongo.Database, found map[string]string) error {
 	rebuilt, err := rebuild.Running(ctx, db, jobName)
+	if err != nil {
+		return err
+	}
+	s, err := readState(ctx, db)
 	if err != nil {
 		return err
 	}
 	for name := range found {
 		_, after, _ := strings.Cut(strings.TrimPrefix(name, prefix), "_")
-		old := strings.HasPrefix(name, prefix) && after != generation && after != rebuilt
+		old := strings.HasPrefix(name, prefix) && after != s.Generation && after != rebuilt
 		if old && !slices.Contains([]string{stateCollection, positionsCollection}, name) {
 			if err := db.Collection(name).Drop(ctx); err != nil {
 				return fmt.Errorf("drop %s: %w", name, err)

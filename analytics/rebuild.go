@@ -23,15 +23,11 @@ func job(db *mongo.Database, ns events.Namespace) rebuild.Job {
 	return rebuild.Job{
 		Name: jobName, Topics: topics(ns), Group: ns.Group("analytics"), DB: db, Positions: positionsCollection,
 		Make: func(ctx context.Context, run string) error {
-			s, err := readState(ctx, db)
-			if err != nil {
-				return err
-			}
 			found, err := mongodb.Identities(ctx, db)
 			if err != nil {
 				return err
 			}
-			if err := dropOthers(ctx, db, found, s.Generation); err != nil {
+			if err := dropOthers(ctx, db, found); err != nil {
 				return err
 			}
 			return (&books{db, run}).create(ctx)
@@ -74,7 +70,7 @@ func goLive(ctx context.Context, db *mongo.Database, generation, identity string
 		}
 		found, err := mongodb.Identities(ctx, db)
 		if err == nil && was.Generation == generation { // whoever did that may have died before the rest
-			return dropOthers(ctx, db, found, generation)
+			return dropOthers(ctx, db, found)
 		}
 		if err != nil || (&books{db, generation}).identity(found) != identity {
 			return err
@@ -93,7 +89,7 @@ func goLive(ctx context.Context, db *mongo.Database, generation, identity string
 		case err != nil:
 			return fmt.Errorf("write %s: %w", stateCollection, err)
 		}
-		return dropOthers(ctx, db, found, generation)
+		return dropOthers(ctx, db, found)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"outflow/internal/failpoint"
 	"outflow/internal/kafkatest"
 	"outflow/internal/mongodb"
+	"outflow/internal/mongofake"
 	"outflow/internal/rebuild"
 )
 
@@ -115,5 +116,45 @@ func TestWhatWasReplacedIsRemovedByTheNext(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, (&books{c.db, "replaced"}).create(t.Context()))
 	require.NoError(t, goLive(t.Context(), c.db, s.Generation, s.Identity))
+	require.Equal(t, map[string]bool{s.Generation: true}, c.generations())
+}
+
+// A worker that begins a generation is stopped before it removes the others, and
+// a rebuild makes its own live meanwhile: that one isn't among them.
+func TestAWorkerClearsAwayLate(t *testing.T) {
+	c := startCluster(t)
+	if c.fake == nil {
+		t.Skip("holds what a worker asks the in-process server")
+	}
+	require.NoError(t, c.db.Drop(t.Context())) // no worker has ever run
+	all := placed(id(1), id(2), "EUR", 100, epoch).confirm(epoch).events
+	var late *mongofake.ActiveFault
+	_, err := c.rebuild(func(cfg *rebuild.Config) {
+		cfg.PauseTimeout, cfg.Lease = time.Second, time.Minute
+		cfg.From = rebuild.FromOutbox
+		cfg.Outbox = func(_ context.Context, _ int64, each func([]domain.Event, int64) error) error {
+			return each(all, int64(len(all)))
+		}
+		cfg.At = func(at string) error {
+			if at != rebuild.Filled {
+				return nil
+			}
+			begins := c.fake.Fault(mongofake.Fault{Command: "insert", Collection: stateCollection, Count: 1, Hold: true})
+			c.run()
+			require.NoError(t, begins.Wait(t.Context(), 1))
+			late = c.fake.Fault(mongofake.Fault{Command: "find", Collection: "_rebuilds", Count: 1, Hold: true})
+			begins.Release()
+			return late.Wait(t.Context(), 1)
+		}
+	})
+	require.NoError(t, err)
+	rebuilt, err := readState(t.Context(), c.db)
+	require.NoError(t, err)
+	late.Release()
+	c.Publish(t, all...)
+	c.settled()
+	s, err := readState(t.Context(), c.db)
+	require.NoError(t, err)
+	require.Equal(t, rebuilt, s)
 	require.Equal(t, map[string]bool{s.Generation: true}, c.generations())
 }
