@@ -128,3 +128,34 @@ func TestASwapIsCompletedLate(t *testing.T) {
 	fills.Remove()
 	s.eventually("filled again", func() bool { return s.count("_customers") == n })
 }
+
+// A topic is replaced while it is read, by one that is longer than what was read:
+// the replica is made of that one alone, from its start.
+func TestATopicIsReplacedDuringARebuild(t *testing.T) {
+	for _, point := range []string{rebuild.Filled, rebuild.Pausing} {
+		t.Run(point, func(t *testing.T) {
+			s := newSystem(t)
+			s.Publish(t, customer(1, 1), customer(2, 1), customer(3, 1))
+			replaced := false
+			_, err := s.rebuild(customers, func(c *rebuild.Config) {
+				c.At = func(at string) error {
+					if at != point || replaced {
+						return nil
+					}
+					replaced = true
+					topic := s.Namespace.Topic(domain.AggregateCustomer)
+					s.DeleteTopic(t, topic)
+					s.CreateTopics(t, 3, topic)
+					for n := 11; n <= 40; n++ {
+						s.Publish(t, customer(n, 1))
+					}
+					return nil
+				}
+			})
+			require.NoError(t, err)
+			require.Equal(t, 30, s.count("_customers"))
+			require.Zero(t, s.version("_customers", id(1)))
+			s.clean()
+		})
+	}
+}

@@ -210,7 +210,7 @@ func noneIf(none bool) error {
 // is none, because nothing was ever parked.
 func (d *DeadLetters) follow(ctx context.Context) (p *parked, stop func(), err error) {
 	topic := parkedTopic(d.group)
-	switch _, err := topicIDs(ctx, d.client, topic, deadLetterTopic(d.group)); {
+	switch _, err := TopicIDs(ctx, d.client, topic, deadLetterTopic(d.group)); {
 	case errors.Is(err, kerr.UnknownTopicOrPartition):
 		return nil, nil, nil
 	case err != nil:

@@ -228,13 +228,13 @@ func (s *session) watchTopics() {
 func (s *session) topicIDs() (map[string]string, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, requestTimeout)
 	defer cancel()
-	return topicIDs(ctx, s.side, s.Topics...)
+	return TopicIDs(ctx, s.side, s.Topics...)
 }
 
-// topicIDs asks Kafka for the ids of topics. The error wraps
+// TopicIDs asks Kafka for the ids of topics. The error wraps
 // kerr.UnknownTopicOrPartition when one doesn't exist. It asks afresh, because
 // the client's own answers may be some seconds old.
-func topicIDs(ctx context.Context, client *kgo.Client, topics ...string) (map[string]string, error) {
+func TopicIDs(ctx context.Context, client *kgo.Client, topics ...string) (map[string]string, error) {
 	req := kmsg.NewPtrMetadataRequest()
 	for _, t := range topics {
 		topic := kmsg.NewMetadataRequestTopic()

@@ -64,6 +64,9 @@ func (r *runner) fill(ctx context.Context) error {
 		}
 	}
 	for {
+		if err := r.sameLogs(ctx); err != nil {
+			return err
+		}
 		ends, err := r.ends(ctx)
 		if err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.mongodb.org/mongo-driver/v2/mongo"
 
@@ -377,18 +378,26 @@ func (r *runner) begin(ctx context.Context) (*control, error) {
 
 // logs returns the ids of the topics.
 func (r *runner) logs(ctx context.Context) (map[string]string, error) {
-	found, err := kadm.NewClient(r.kafka).ListTopics(ctx, r.Topics...)
+	logs, err := consumer.TopicIDs(ctx, r.kafka, r.Topics...)
+	if errors.Is(err, kerr.UnknownTopicOrPartition) {
+		err = fmt.Errorf("%w; has a relay ever run?", err)
+	}
+	return logs, err
+}
+
+// sameLogs begins again when a topic was replaced since the rebuild began: what
+// was read of the old one doesn't count, and offsets mean something else.
+func (r *runner) sameLogs(ctx context.Context) error {
+	logs, err := r.logs(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("look for the topics: %w", err)
+		return err
 	}
-	logs := map[string]string{}
-	for _, t := range r.Topics {
-		if err := found[t].Err; err != nil || !found.Has(t) {
-			return nil, fmt.Errorf("topic %s is not there: %w", t, errors.Join(err, errors.New("has a relay ever run?")))
+	for _, p := range r.c.Places {
+		if logs[p.Topic] != p.Log {
+			return r.beginAgain(ctx, fmt.Errorf("%s was deleted and made anew", p.Topic))
 		}
-		logs[t] = found[t].ID.String()
 	}
-	return logs, nil
+	return nil
 }
 
 func (r *runner) startOffsets(ctx context.Context) (map[consumer.Partition]int64, error) {

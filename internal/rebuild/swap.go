@@ -59,6 +59,9 @@ func (r *runner) pause(ctx context.Context) error {
 	if err := r.follow(ctx, ends); err != nil {
 		return err
 	}
+	if err := r.sameLogs(ctx); err != nil {
+		return err
+	}
 	live, err := r.stored(ctx)
 	if err != nil {
 		return err
