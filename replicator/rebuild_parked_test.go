@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"go.mongodb.org/mongo-driver/v2/bson"
 
 	"outflow/domain"
 	"outflow/internal/consumer"
@@ -26,6 +27,19 @@ func (s *system) letters(n int) (*consumer.DeadLetters, []consumer.DeadLetter) {
 		return err == nil && len(all) == n
 	})
 	return letters, all
+}
+
+// outbox is a rebuild from an outbox that holds these.
+func outbox(all []domain.Event) func(*rebuild.Config) {
+	return func(c *rebuild.Config) {
+		c.From = rebuild.FromOutbox
+		c.Outbox = func(_ context.Context, after int64, each func([]domain.Event, int64) error) error {
+			if after >= int64(len(all)) {
+				return nil
+			}
+			return each(all[after:], int64(len(all)))
+		}
+	}
 }
 
 // A record that is no event holds up its key from there on, and nothing that
@@ -107,13 +121,8 @@ func TestAParkedKeyIsLetGoBetweenTwoRebuilds(t *testing.T) {
 			s.Publish(t, all[4:]...)
 			letters, parked := s.letters(2)
 			configure := func(c *rebuild.Config) {
+				outbox(all)(c)
 				c.From = from
-				c.Outbox = func(_ context.Context, after int64, each func([]domain.Event, int64) error) error {
-					if after >= int64(len(all)) {
-						return nil
-					}
-					return each(all[after:], int64(len(all)))
-				}
 			}
 			_, err := s.rebuild(customers, configure, func(c *rebuild.Config) {
 				c.At = func(at string) error {
@@ -166,4 +175,74 @@ func TestAParkedMessageIsDroppedDuringARebuild(t *testing.T) {
 	require.NoError(t, letters.Drop(t.Context(), all[0].ID))
 	require.NoError(t, letters.Retry(t.Context(), all[1].ID))
 	require.Equal(t, int64(5), s.version("_customers", id(1)))
+}
+
+// What an operator has dropped is in the outbox still, where nothing says so.
+func TestWhatWasDroppedIsInTheOutbox(t *testing.T) {
+	for name, left := range map[string]int{"alone": 0, "and the next one is parked": 2} {
+		t.Run(name, func(t *testing.T) {
+			s := newSystem(t)
+			s.run()
+			all := []domain.Event{customer(1, 1), customer(1, 2), customer(1, 3), customer(1, 4), customer(2, 1)}
+			all[1].Type = "customer.updated.v2"
+			if left > 0 {
+				all[2].Type = "customer.updated.v2"
+			}
+			s.Publish(t, all...)
+			letters, parked := s.letters(3)
+			require.NoError(t, letters.Drop(t.Context(), parked[0].ID))
+			want := int64(1)
+			if left == 0 {
+				require.NoError(t, letters.Retry(t.Context(), parked[1].ID))
+				want = 4
+			}
+			s.eventually("the position follows", func() bool { return s.version("_customers", id(1)) == want })
+			res, err := s.rebuild(customers, outbox(all))
+			require.NoError(t, err)
+			require.Equal(t, want, s.version("_customers", id(1)))
+			require.Equal(t, left > 0, res.LeftOut > 0)
+			s.Publish(t, customer(1, 5))
+			if left > 0 {
+				letters, parked = s.letters(left + 1)
+				require.NoError(t, letters.Drop(t.Context(), parked[0].ID))
+				require.NoError(t, letters.Retry(t.Context(), parked[1].ID))
+			}
+			s.eventually("followed", func() bool { return s.version("_customers", id(1)) == 5 })
+		})
+	}
+}
+
+// The workers come to what a rebuild could not apply only after the rebuild, and
+// an operator drops it while the rebuild goes on.
+func TestWhatIsInTheOutboxIsDroppedDuringARebuild(t *testing.T) {
+	s := newSystem(t)
+	all := []domain.Event{customer(1, 1), customer(1, 2), customer(1, 3), customer(2, 1)}
+	all[1].Type = "customer.updated.v2"
+	s.Publish(t, all[0])
+	stop := s.run()
+	s.eventually("filled", func() bool { return s.version("_customers", id(1)) == 1 })
+	stop()
+	s.Publish(t, all[1:]...)
+	dropped := false
+	_, err := s.rebuild(customers, outbox(all), func(c *rebuild.Config) {
+		c.At = func(at string) error {
+			if at != rebuild.Pausing || dropped {
+				return nil
+			}
+			dropped = true
+			// Workers go on once their patience with the rebuild is over.
+			_, err := s.db.Collection("_rebuilds").UpdateOne(t.Context(), bson.D{}, bson.D{
+				{Key: "$set", Value: bson.D{{Key: "phase", Value: "filling"}}}, {Key: "$inc", Value: bson.D{{Key: "beat", Value: int64(1)}}},
+			})
+			require.NoError(t, err)
+			s.run()
+			letters, parked := s.letters(2)
+			require.NoError(t, letters.Drop(t.Context(), parked[0].ID))
+			require.NoError(t, letters.Retry(t.Context(), parked[1].ID))
+			return nil
+		}
+	})
+	require.NoError(t, err)
+	require.Equal(t, int64(3), s.version("_customers", id(1)))
+	s.clean()
 }

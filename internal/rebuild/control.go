@@ -72,7 +72,8 @@ type held struct {
 	Partition int32  `bson:"partition"`
 	Key       string `bson:"key"`
 	Offset    int64  `bson:"offset"`  // of that event; -1 when it was read from the outbox
-	Version   int64  `bson:"version"` // and then the version that the key was parked with, 0 if it wasn't
+	Version   int64  `bson:"version"` // and then its version
+	Before    int64  `bson:"before"`  // and, unless the key was parked, what the workers have passed once they have passed it
 }
 
 func (h held) lock() lock { return lock{h.Topic, h.Key} }

@@ -76,9 +76,21 @@ func (r *runner) isHeld(m consumer.Message) bool {
 func (r *runner) hold(m consumer.Message, l lock) held {
 	h := held{Topic: l.topic, Key: l.key, Partition: m.Partition, Offset: m.Offset}
 	if m.Offset < 0 {
-		h.Version = r.ops.parked[l].version
+		h.Version = m.Event.AggregateVersion
+		if _, parked := r.ops.parked[l]; !parked {
+			h.Before = r.begun(m)
+		}
 	}
 	return h
+}
+
+// begun is where Kafka ended in a message's partition when the reading of the
+// outbox began, while that is read.
+func (r *runner) begun(m consumer.Message) int64 {
+	if i := r.place(consumer.Partition{Topic: m.Topic, Partition: m.Partition}); i >= 0 {
+		return r.c.Places[i].Next
+	}
+	return 0
 }
 
 // known counts the keys of which the workers have parked something too.
@@ -92,12 +104,21 @@ func (r *runner) known(all []held) (n int) {
 }
 
 // dropped reports whether the workers have passed what can't be applied and it
-// isn't parked: an operator has said that it doesn't count.
+// isn't parked: an operator has said that it doesn't count. Where a message of the
+// outbox is in Kafka isn't known: the workers have passed it when they have passed
+// all that was there. If it came later, it is read again there.
 func (r *runner) dropped(m consumer.Message, l lock) bool {
-	if at, parked := r.ops.parked[l]; parked && (!at.here || m.Offset >= at.offset) {
+	at, parked := r.ops.parked[l]
+	live, ok := r.ops.live[consumer.Partition{Topic: m.Topic, Partition: m.Partition}]
+	switch {
+	case m.Offset < 0 && parked:
+		return m.Event.AggregateVersion < at.version
+	case m.Offset < 0:
+		return ok && live >= r.begun(m)
+	case parked && (!at.here || m.Offset >= at.offset):
 		return false
 	}
-	return m.Offset >= 0 && m.Offset < r.ops.live[consumer.Partition{Topic: m.Topic, Partition: m.Partition}]
+	return m.Offset < live
 }
 
 // letGo returns the keys that an operator has let go since they were left out:
@@ -117,10 +138,12 @@ func (r *runner) letGo(ctx context.Context) ([]held, error) {
 func (o operators) letGo(all []held) (free []held) {
 	for _, h := range all {
 		at, parked := o.parked[h.lock()]
+		live, ok := o.live[consumer.Partition{Topic: h.Topic, Partition: h.Partition}]
 		switch {
-		case h.Offset < 0 && h.Version != 0 && at.version != h.Version,
+		case h.Offset < 0 && parked && at.version > h.Version,
+			h.Offset < 0 && !parked && ok && live >= h.Before,
 			h.Offset >= 0 && parked && at.here && at.offset > h.Offset,
-			h.Offset >= 0 && !parked && o.live[consumer.Partition{Topic: h.Topic, Partition: h.Partition}] > h.Offset:
+			h.Offset >= 0 && !parked && live > h.Offset:
 			free = append(free, h)
 		}
 	}
