@@ -3,7 +3,9 @@ package replicator
 import (
 	"context"
 	"testing"
+	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -12,6 +14,7 @@ import (
 	"outflow/internal/consumer"
 	"outflow/internal/failpoint"
 	"outflow/internal/kafkatest"
+	"outflow/internal/mongofake"
 	"outflow/internal/rebuild"
 )
 
@@ -245,4 +248,43 @@ func TestWhatIsInTheOutboxIsDroppedDuringARebuild(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, int64(3), s.version("_customers", id(1)))
 	s.clean()
+}
+
+// The workers are paused while one of them handles a parked key again: it has
+// written what the key waited for, and has yet to note that. The replica doesn't
+// go back to what it was before.
+func TestAParkedKeyIsHandledAgainWhenTheWorkersArePaused(t *testing.T) {
+	s := newSystem(t)
+	s.needFake()
+	s.run()
+	newer := customer(1, 2)
+	newer.Type = "customer.updated.v2"
+	s.Publish(t, customer(1, 1), newer, customer(1, 3), customer(2, 1))
+	letters, all := s.letters(2)
+	require.NoError(t, letters.Drop(t.Context(), all[0].ID))
+	s.watch(2)
+	retried := make(chan error, 1)
+	begun := false
+	_, err := s.rebuild(customers, func(c *rebuild.Config) {
+		c.At = func(at string) error {
+			if at != rebuild.Pausing || begun {
+				return nil
+			}
+			begun = true
+			// So long that the worker compares its positions after this batch.
+			writes := s.fake.Fault(mongofake.Fault{Command: "update", Collection: "_customers", Count: 1, Delay: time.Second})
+			go func() { retried <- letters.Retry(t.Context(), all[1].ID) }()
+			require.NoError(t, writes.Wait(t.Context(), 1))
+			// The rebuild looks for answers once it has paused the workers.
+			looks := s.fake.Fault(mongofake.Fault{Command: "find", Collection: "_rebuilds", Count: 1, Hold: true})
+			go func() {
+				defer looks.Release()
+				assert.Eventually(t, func() bool { return s.version("_customers", id(1)) == 3 }, time.Minute, time.Millisecond)
+			}()
+			return nil
+		}
+	})
+	require.NoError(t, err)
+	require.NoError(t, <-retried)
+	require.Equal(t, int64(3), s.version("_customers", id(1)))
 }

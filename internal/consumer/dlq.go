@@ -31,6 +31,7 @@ type DeadLetter struct {
 	Log       string // the id of the topic that Offset counts in, which may be gone
 	Key       string
 	First     bool         // whether it is what its key waits for; others are behind it
+	Retried   bool         // whether its key is to be handled again, as an operator asked: how far that is isn't known
 	Reason    string       // why it, or the first of its key, could not be handled
 	ParkedAt  time.Time    // when it came to the dead-letter topic
 	Event     domain.Event // the zero event when the record is none
@@ -71,8 +72,12 @@ func (d *DeadLetters) List(ctx context.Context) ([]DeadLetter, error) {
 
 func (d *DeadLetters) list(ctx context.Context, p *parked) ([]DeadLetter, error) {
 	piles := map[lock]*pile{}
+	retried := map[lock]bool{}
 	from := int64(-1)
 	p.mu.Lock()
+	for l, n := range p.asks {
+		retried[l] = n.value != nil && n.value.Retry
+	}
 	for l, n := range p.states {
 		if n.value == nil {
 			continue
@@ -94,11 +99,11 @@ func (d *DeadLetters) list(ctx context.Context, p *parked) ([]DeadLetter, error)
 		return nil, err
 	}
 	var all []DeadLetter
-	for _, pile := range piles {
+	for lock, pile := range piles {
 		for i, l := range pile.letters {
 			letter := DeadLetter{
 				ID: l.at, Topic: l.Topic, Partition: l.Partition.Partition, Offset: l.record.Offset, Log: l.log, Key: l.key,
-				First: i == 0, Reason: l.reason, ParkedAt: l.parkedAt, Record: l.record,
+				First: i == 0, Retried: retried[lock], Reason: l.reason, ParkedAt: l.parkedAt, Record: l.record,
 			}
 			if i == 0 {
 				letter.Reason = pile.state.Reason

@@ -71,6 +71,7 @@ type held struct {
 	Topic     string `bson:"topic"`
 	Partition int32  `bson:"partition"`
 	Key       string `bson:"key"`
+	Retried   bool   `bson:"retried"` // whether it was left out although the workers were handling the key again
 	Offset    int64  `bson:"offset"`  // of that event; -1 when it was read from the outbox
 	Version   int64  `bson:"version"` // and then its version
 	Before    int64  `bson:"before"`  // and, unless the key was parked, what the workers have passed once they have passed it

@@ -20,6 +20,7 @@ type parkedAt struct {
 	offset  int64 // of the first message
 	here    bool  // in the topic that is there, not in one that it replaced
 	version int64 // of the first message
+	retried bool  // whether it is being handled again, and may have been
 }
 
 // ask finds out. The positions come first: a worker parks before it moves its
@@ -49,7 +50,7 @@ func (r *runner) ask(ctx context.Context) (ops operators, err error) {
 		if _, ok := ops.parked[l]; !ok {
 			i := r.place(consumer.Partition{Topic: one.Topic, Partition: one.Partition})
 			here := i >= 0 && r.c.Places[i].Log == one.Log
-			ops.parked[l] = parkedAt{one.Offset, here, one.Event.AggregateVersion}
+			ops.parked[l] = parkedAt{one.Offset, here, one.Event.AggregateVersion, one.Retried}
 		}
 	}
 	return ops, nil
@@ -63,7 +64,7 @@ func (r *runner) isHeld(m consumer.Message) bool {
 		return true
 	}
 	at, ok := r.ops.parked[l]
-	if !ok {
+	if !ok || at.retried {
 		return false
 	}
 	if m.Offset >= 0 {
@@ -74,7 +75,7 @@ func (r *runner) isHeld(m consumer.Message) bool {
 
 // hold is what is noted of a key whose events are left out from m on.
 func (r *runner) hold(m consumer.Message, l lock) held {
-	h := held{Topic: l.topic, Key: l.key, Partition: m.Partition, Offset: m.Offset}
+	h := held{Topic: l.topic, Key: l.key, Partition: m.Partition, Offset: m.Offset, Retried: r.ops.parked[l].retried}
 	if m.Offset < 0 {
 		h.Version = m.Event.AggregateVersion
 		if _, parked := r.ops.parked[l]; !parked {
@@ -121,9 +122,9 @@ func (r *runner) dropped(m consumer.Message, l lock) bool {
 	return m.Offset < live
 }
 
-// letGo returns the keys that an operator has let go since they were left out:
-// the workers have passed events that the shadow lacks, and nobody would bring
-// them again.
+// letGo returns the keys that an operator has let go since they were left out, or
+// is letting go: the workers have passed events that the shadow lacks, and nobody
+// would bring them again.
 func (r *runner) letGo(ctx context.Context) ([]held, error) {
 	if len(r.c.Held) == 0 {
 		return nil, nil
@@ -140,7 +141,10 @@ func (o operators) letGo(all []held) (free []held) {
 		at, parked := o.parked[h.lock()]
 		live, ok := o.live[consumer.Partition{Topic: h.Topic, Partition: h.Partition}]
 		switch {
-		case h.Offset < 0 && parked && at.version > h.Version,
+		// A worker that is paused while it handles a key again has done so, and
+		// has yet to say it: what can be applied must not go back at the swap.
+		case at.retried && !h.Retried,
+			h.Offset < 0 && parked && at.version > h.Version,
 			h.Offset < 0 && !parked && ok && live >= h.Before,
 			h.Offset >= 0 && parked && at.here && at.offset > h.Offset,
 			h.Offset >= 0 && !parked && live > h.Offset:
