@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"outflow/domain"
+	"outflow/internal/consumer"
 )
 
 // fact is what counts of one order or customer.
@@ -91,7 +92,7 @@ func readEvent(e domain.Event) (*kind, step, error) {
 	// The states say it all, whatever the event is called; a new version of a
 	// type may mean something else by them.
 	if !strings.HasSuffix(e.Type, ".v1") {
-		return nil, step{}, errors.New("event of an unknown version")
+		return nil, step{}, consumer.ErrUnknownVersion
 	}
 	if e.Before == nil && e.After == nil {
 		return nil, step{}, errors.New("event without a state")

@@ -25,7 +25,7 @@ import (
 	"outflow/internal/pgtest"
 )
 
-var patience = mutanttest.Patience(5*time.Minute)
+var patience = mutanttest.Patience(5 * time.Minute)
 
 // A world is a database and a broker, with relays between them.
 type world struct {

@@ -136,7 +136,7 @@ func plan(e domain.Event) (collection string, doc bson.Raw, err error) {
 	// A new type of event is applied like any other, because its state is
 	// complete; a new version of a type may mean something else by it.
 	if !strings.HasSuffix(e.Type, ".v1") && !failpoint.Mutant("replicator.any-version") {
-		return "", nil, errors.New("event of an unknown version")
+		return "", nil, consumer.ErrUnknownVersion
 	}
 	// What was decoded is valid JSON.
 	doc, err = appendDocument(make([]byte, 0, len(e.After)+len(e.After)/4+128), e)

@@ -288,3 +288,32 @@ func TestAParkedKeyIsHandledAgainWhenTheWorkersArePaused(t *testing.T) {
 	require.NoError(t, <-retried)
 	require.Equal(t, int64(3), s.version("_customers", id(1)))
 }
+
+// A rebuild by an older version of outflow than the workers' doesn't put states
+// in their place that lack what it doesn't know: whether they have parked that,
+// or have yet to see it, or have passed it because they know it.
+func TestARebuildIsRefusedWhenItKnowsTooLittle(t *testing.T) {
+	for name, passed := range map[string]bool{"nobody has seen it": false, "the workers know it": true} {
+		t.Run(name, func(t *testing.T) {
+			s := newSystem(t)
+			stop := s.run()
+			s.Publish(t, customer(1, 1))
+			s.eventually("replicated", func() bool { return s.version("_customers", id(1)) == 1 })
+			stop()
+			var all []domain.Event
+			for n := range 1100 {
+				newer := customer(2+n, 1)
+				newer.Type = "customer.created.v2"
+				all = append(all, newer)
+			}
+			s.Publish(t, all...)
+			if passed {
+				_, err := s.db.Collection("_positions").UpdateMany(t.Context(), bson.D{}, bson.D{{Key: "$set", Value: bson.D{{Key: "next", Value: int64(1 << 40)}}}})
+				require.NoError(t, err)
+			}
+			_, err := s.rebuild(customers)
+			require.ErrorContains(t, err, "newer version of outflow")
+			require.Equal(t, 1, s.count("_customers"))
+		})
+	}
+}

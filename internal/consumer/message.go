@@ -86,6 +86,10 @@ func handleOne(ctx context.Context, m Message, handle func(context.Context, Mess
 	return handle(ctx, m)
 }
 
+// ErrUnknownVersion is the error of handlers, permanent, about an event of a
+// version that came after them.
+var ErrUnknownVersion = errors.New("event of an unknown version")
+
 // Permanent marks an error that trying again can't mend: the message is
 // parked, and with it what follows it in its key. It returns nil for nil.
 func Permanent(err error) error {

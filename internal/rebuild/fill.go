@@ -379,6 +379,9 @@ func (r *runner) applyInOrder(ctx context.Context, batch []consumer.Message) (le
 			case !consumer.IsPermanent(err):
 				return nil, err
 			case r.dropped(m, l):
+				if errors.Is(err, consumer.ErrUnknownVersion) && r.newer.add(l) > maxHeld {
+					return nil, errTooMany
+				}
 				skipping[l.key] = true
 			default:
 				r.log.Warn("an event can't be applied: leaving out its key from there on", "topic", m.Topic, "type", m.Event.Type, "error", err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"outflow/internal/consumer"
 )
@@ -120,6 +121,23 @@ func (r *runner) dropped(m consumer.Message, l lock) bool {
 		return false
 	}
 	return m.Offset < live
+}
+
+// locks counts keys.
+type locks struct {
+	mu  sync.Mutex
+	all map[lock]bool
+}
+
+// add adds one, and returns how many there are.
+func (s *locks) add(l lock) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all == nil {
+		s.all = map[lock]bool{}
+	}
+	s.all[l] = true
+	return len(s.all)
 }
 
 // letGo returns the keys that an operator has let go since they were left out, or

@@ -142,6 +142,7 @@ type runner struct {
 	log    *slog.Logger
 	starts map[consumer.Partition]int64
 	ops    operators
+	newer  locks // keys with events that the workers know, it seems, and this rebuild doesn't
 	beaten time.Time
 	told   time.Time
 	paused time.Time // when the workers were asked to wait
