@@ -120,6 +120,19 @@ func (s *Store) states(ctx context.Context, aggregateType string, each func(*Sta
 	return wrap(doing, rows.Err())
 }
 
+// AwaitVisible returns once readings show whatever is in the write-ahead log when
+// it is called, and so whatever copies made of events have then. With a
+// synchronous standby that may be long after: what waits for it becomes visible
+// in the log's order, and so before a commit that is added now.
+func (s *Store) AwaitVisible(ctx context.Context) error {
+	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		// A commit whose wait is cut short is a commit, and others still wait.
+		_, err := tx.Exec(ctx, `SET LOCAL statement_timeout = 0; SELECT pg_logical_emit_message(true, 'outflow', '')`)
+		return err
+	})
+	return wrap("wait until what is committed is visible", err)
+}
+
 // stateRow is one row after the other.
 type stateRow struct {
 	State

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -76,21 +77,33 @@ type rows struct {
 	of    *store.Store
 	typ   string
 	bytes int // of the documents of the last page
+	each  int // bytes of one of them, on average
 }
+
+// pageBytes is how large a page gets, but for its last row or document: an order
+// may have a megabyte, and some pages of both sides are in memory.
+const pageBytes = 4 << 20
+
+// errFull ends the reading of rows that would not fit into a page.
+var errFull = errors.New("the page is full")
 
 // page returns the next page, from after an id on; an empty one at the end. Its
 // documents share a buffer: a page is kept as a whole, and then not.
 func (r *rows) page(ctx context.Context, last domain.ID) ([]row, domain.ID, error) {
-	page := make([]row, 0, pageRows)
-	ends := make([]int, 0, pageRows)
+	limit := min(pageRows, pageBytes/max(1, r.each)+1) // what would not fit isn't asked for
+	page := make([]row, 0, limit)
+	ends := make([]int, 0, limit)
 	d := replicator.Builder{Bytes: make([]byte, 0, r.bytes+r.bytes/16)}
-	err := r.of.EachState(ctx, r.typ, last, pageRows, func(s *store.State) error {
+	err := r.of.EachState(ctx, r.typ, last, limit, func(s *store.State) error {
+		if len(d.Bytes) >= pageBytes {
+			return errFull
+		}
 		page = append(page, row{id: s.ID, version: s.Version})
 		err := build(&d, s)
 		ends = append(ends, len(d.Bytes))
 		return err
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, errFull) {
 		return nil, last, err
 	}
 	begin := 0
@@ -98,7 +111,7 @@ func (r *rows) page(ctx context.Context, last domain.ID) ([]row, domain.ID, erro
 		page[i].want, begin = d.Bytes[begin:end:end], end
 		last = page[i].id
 	}
-	r.bytes = len(d.Bytes)
+	r.bytes, r.each = len(d.Bytes), len(d.Bytes)/max(1, len(page))
 	return page, last, nil
 }
 
@@ -154,7 +167,7 @@ func (d *documents) page(ctx context.Context, last string) ([]bson.Raw, string, 
 				return nil, last, fmt.Errorf("read %s: %w", d.base.Name(), err)
 			}
 		}
-		page, n, err := take(ctx, d.cursor, pageRows, d.bytes)
+		page, n, err := take(ctx, d.cursor, pageRows, pageBytes, d.bytes)
 		if len(page) > 0 {
 			d.bytes = n
 			return page, page[len(page)-1].Lookup("_id").StringValue(), nil
@@ -178,13 +191,13 @@ func (d *documents) close() {
 	}
 }
 
-// take reads up to n documents, into one buffer: a page is kept as a whole, and
-// then not. About how many bytes they have may be known. It returns what it read
-// also with an error.
-func take(ctx context.Context, cursor *mongo.Cursor, n, about int) (page []bson.Raw, bytes int, err error) {
+// take reads up to n documents of about most bytes, into one buffer: a page is kept
+// as a whole, and then not. About how many bytes they have may be known. It
+// returns what it read also with an error.
+func take(ctx context.Context, cursor *mongo.Cursor, n, most, about int) (page []bson.Raw, bytes int, err error) {
 	all := make([]byte, 0, about+about/16)
 	var ends []int
-	for len(ends) < n && cursor.Next(ctx) {
+	for len(ends) < n && len(all) < most && cursor.Next(ctx) {
 		all = append(all, cursor.Current...)
 		ends = append(ends, len(all))
 	}

@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"context"
 	"fmt"
 	"testing"
 
@@ -60,6 +61,58 @@ func TestRowsBecomeWhatTheirStatesBecome(t *testing.T) {
 		page, _, err = r.page(t.Context(), last)
 		require.NoError(t, err)
 		require.Empty(t, page)
+	}
+}
+
+// Pages of both sides wait in memory, so large rows and documents make short ones.
+func TestPagesAreBoundedInBytes(t *testing.T) {
+	t.Parallel()
+	pool, err := store.Open(t.Context(), pgtest.New(t).URL, 4)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	s := store.New(pool, store.Config{})
+	client, err := mongo.Connect(options.Client().ApplyURI(mongotest.URI(t, "bytes")))
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = client.Disconnect(context.Background()) })
+	const n = 12
+	for i := range n {
+		_, err := s.CreateCustomer(t.Context(), domain.CustomerInput{Name: "Ada", Email: fmt.Sprintf("c%d@example.com", i)}, domain.Metadata{})
+		require.NoError(t, err)
+	}
+	_, err = pool.Exec(t.Context(), `UPDATE customers SET metadata = json_build_object('a', repeat('x', 1000000))`)
+	require.NoError(t, err)
+	r, d := rows{of: s, typ: domain.AggregateCustomer}, documents{base: client.Database("bytes").Collection("c")}
+	t.Cleanup(d.close)
+	var all []any
+	for last, asked := (domain.ID{}), 0; ; asked++ {
+		page, next, err := r.page(t.Context(), last)
+		require.NoError(t, err)
+		if len(page) == 0 {
+			require.Len(t, all, n)
+			break
+		}
+		require.Less(t, r.bytes, pageBytes+1_100_000)
+		require.Less(t, asked, 4)
+		for _, one := range page {
+			all = append(all, one.want)
+		}
+		last = next
+	}
+	_, err = d.base.InsertMany(t.Context(), all)
+	require.NoError(t, err)
+	for last, found := "", 0; ; {
+		page, next, err := d.page(t.Context(), last)
+		require.NoError(t, err)
+		if len(page) == 0 {
+			require.Equal(t, n, found)
+			break
+		}
+		require.Less(t, d.bytes, pageBytes+1_100_000)
+		for _, one := range page {
+			require.Equal(t, all[found], one)
+			found++
+		}
+		last = next
 	}
 }
 

@@ -105,7 +105,7 @@ const (
 	// the relay, which tells how far it is only every 5 s while nothing happens;
 	// lookRows is of how many both sides are in memory.
 	maxSuspects = 100_000
-	lookRows    = 5000
+	lookRows    = 1000
 )
 
 // ErrBehind says that the replica didn't catch up in time, so that what differs
@@ -258,21 +258,25 @@ func (v *Replica) find(ctx context.Context, filter any) ([]bson.Raw, error) {
 		return nil, fmt.Errorf("read %s: %w", v.base.Name(), err)
 	}
 	defer func() { _ = cursor.Close(ctx) }()
-	page, _, err := take(ctx, cursor, math.MaxInt, 0)
+	page, _, err := take(ctx, cursor, math.MaxInt, math.MaxInt, 0)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", v.base.Name(), err)
 	}
 	return page, nil
 }
 
-// published returns once everything that is committed now is in Kafka, and so
-// everything that is in Kafka now is visible.
-func (v *Replica) published(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, v.Patience, ErrBehind)
+// ErrInvisible says that what is committed is not visible, so that nothing can be
+// said of what the replica has and the source has not.
+var ErrInvisible = errors.New("what is committed did not become visible: does PostgreSQL's synchronous standby answer?")
+
+// visible returns once everything that is in the replica now is visible in the
+// source.
+func (v *Replica) visible(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, v.Patience, ErrInvisible)
 	defer cancel()
-	err := v.Published(ctx)
-	if err != nil && errors.Is(context.Cause(ctx), ErrBehind) {
-		return errors.Join(ErrBehind, err)
+	err := v.Store.AwaitVisible(ctx)
+	if err != nil && errors.Is(context.Cause(ctx), ErrInvisible) {
+		return errors.Join(ErrInvisible, err)
 	}
 	return err
 }

@@ -54,10 +54,15 @@ func (v *Replica) tell(ctx context.Context, ids []string, last bool) error {
 	if err != nil {
 		return err
 	}
+	if v.Repair {
+		if err := v.bring(ctx, findings); err != nil {
+			return err
+		}
+	}
 	var lowered []domain.ID
 	for _, f := range findings {
-		if v.Repair {
-			if f.Repaired, err = v.repair(ctx, f); err != nil {
+		if v.Repair && !f.behind() {
+			if f.Repaired, err = v.put(ctx, f); err != nil {
 				return fmt.Errorf("repair %s %s: %w", v.typ, f.ID, err)
 			}
 			if !f.Repaired && !last { // it has changed since
@@ -107,8 +112,8 @@ func (v *Replica) look(ctx context.Context, suspects []string) ([]finding, error
 	rows, err := v.Store.StatesOf(ctx, v.typ, known)
 	if err == nil && ahead(known, replica, rows) {
 		// With a synchronous standby, what is in the replica may not be visible
-		// yet. It is before what is committed now.
-		if err := v.published(ctx); err != nil {
+		// yet.
+		if err := v.visible(ctx); err != nil {
 			return nil, err
 		}
 		rows, err = v.Store.StatesOf(ctx, v.typ, known)
@@ -223,16 +228,33 @@ func judge(s suspect, doc bson.Raw, row domain.Event, there bool, logged domain.
 	return f, true, nil
 }
 
-// repair writes what the source holds, unless somebody changed the document
-// since it was seen.
-func (v *Replica) repair(ctx context.Context, f finding) (bool, error) {
-	if f.Kind == Missing || f.Kind == Stale {
-		// Whatever else came meanwhile is newer than what was seen, and what
-		// is newer than the source's version stays.
-		w := mongodb.Versioned{ID: f.ID, Version: f.Source, Document: f.want}
-		err := mongodb.ReplaceOlder(ctx, v.base, []mongodb.Versioned{w})[0]
-		return err == nil, err
+// behind reports whether what is to be written is newer than what is there.
+func (f *finding) behind() bool { return f.Kind == Missing || f.Kind == Stale }
+
+// bring writes what the source holds of documents that are behind, which are in
+// the order of their ids. Whatever else came meanwhile is newer than what was
+// seen, and what is newer than the source's version stays.
+func (v *Replica) bring(ctx context.Context, findings []finding) error {
+	var writes []mongodb.Versioned
+	var places []int
+	for i, f := range findings {
+		if f.behind() {
+			writes, places = append(writes, mongodb.Versioned{ID: f.ID, Version: f.Source, Document: f.want}), append(places, i)
+		}
 	}
+	for n, err := range mongodb.ReplaceOlder(ctx, v.base, writes) {
+		f := &findings[places[n]]
+		if err != nil {
+			return fmt.Errorf("repair %s %s: %w", v.typ, f.ID, err)
+		}
+		f.Repaired = true
+	}
+	return nil
+}
+
+// put puts what the source holds in the place of a document, unless somebody
+// changed that since it was seen.
+func (v *Replica) put(ctx context.Context, f finding) (bool, error) {
 	seen := bson.D{{Key: "_id", Value: f.id}, {Key: "version", Value: f.version}}
 	switch f.version.Type {
 	case 0:

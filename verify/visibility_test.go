@@ -3,7 +3,6 @@ package verify_test
 import (
 	"context"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -134,17 +133,16 @@ func TestWhatIsNotVisibleYetIsNotAccused(t *testing.T) {
 	}, 5*time.Minute, 10*time.Millisecond)
 
 	// A commit of verify's own comes after those that wait already.
-	var calls atomic.Int64
-	published := func(ctx context.Context) error {
-		if calls.Add(1) < 2 {
-			return nil
-		}
+	released := make(chan struct{})
+	go func() {
+		defer close(released)
+		s.awaitWaiting(3)
 		release()
-		require.NoError(t, <-renamed)
-		require.NoError(t, <-created)
-		return outbox.AwaitPublished(ctx, s.relayConfig())
-	}
-	_, found = s.verify(func(v *verify.Replica) { v.Repair, v.Published = true, published })
+	}()
+	_, found = s.verify(func(v *verify.Replica) { v.Store, v.Repair = slow, true })
+	<-released
+	require.NoError(t, <-renamed)
+	require.NoError(t, <-created)
 	require.Empty(t, found)
 	require.Equal(t, int64(2), s.doc("_customers", ada.ID)["version"])
 }
