@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -11,7 +12,8 @@ import (
 
 // AwaitPublished returns once every event that was committed before the call is
 // in Kafka, by what the relay group says of its progress; an error when ctx ends
-// before. The relay itself need not run in this process.
+// before, with what stood in the way. The relay itself need not run in this
+// process.
 func AwaitPublished(ctx context.Context, cfg Config) error {
 	s := &session{Relay: NewRelay(cfg)}
 	s.log = s.cfg.Logger
@@ -23,21 +25,33 @@ func AwaitPublished(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("configure the Kafka client: %w", err)
 	}
 	defer s.kafka.Close()
+	var why error
 	for {
 		p, err := s.readProgress(ctx)
-		if ctx.Err() != nil {
-			return fmt.Errorf("wait for the relay %s to publish what is committed: %w", s.cfg.Group, context.Cause(ctx))
-		}
-		if err == nil && p != nil && m.passed(p) {
+		switch {
+		case ctx.Err() != nil:
+			return errors.Join(fmt.Errorf("wait for the relay %s to publish what is committed: %w", s.cfg.Group, context.Cause(ctx)), why)
+		case err != nil: // no topic yet, or no broker: the relay may be about to start
+			why = err
+		case p == nil:
+			why = errors.New("it has not begun")
+		case p.System != m.system || p.Database != m.database:
+			// As after a restore: where it was in the other one says nothing.
+			why = errors.New("it has last published from another database")
+		case m.passed(p):
 			return nil
+		default:
+			why = nil
 		}
-		// No topic yet, or no broker: the relay may be about to start.
 		_ = pause(ctx, 100*time.Millisecond)
 	}
 }
 
 // A mark is a moment in the outbox's database.
 type mark struct {
+	system   string
+	database uint32
+
 	lsn lsn    // of everything that was visible then, the commit is before it
 	xid uint64 // and whatever shows this transaction shows that too
 }
@@ -51,7 +65,9 @@ func takeMark(ctx context.Context, url string) (m mark, err error) {
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	var at string
-	if err := conn.QueryRow(ctx, `SELECT pg_current_wal_insert_lsn()::text`).Scan(&at); err != nil {
+	const place = `SELECT (SELECT system_identifier::text FROM pg_control_system()), (SELECT oid FROM pg_database WHERE datname = current_database()),
+    pg_current_wal_insert_lsn()::text`
+	if err := conn.QueryRow(ctx, place).Scan(&m.system, &m.database, &at); err != nil {
 		return m, fmt.Errorf("read the log position: %w", err)
 	}
 	if err := m.lsn.UnmarshalText([]byte(at)); err != nil {
