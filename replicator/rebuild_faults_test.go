@@ -2,6 +2,10 @@ package replicator
 
 import (
 	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -158,4 +162,50 @@ func TestATopicIsReplacedDuringARebuild(t *testing.T) {
 			s.clean()
 		})
 	}
+}
+
+// A broker that delivers nothing is told, and is read on from when it delivers
+// again.
+func TestARebuildTellsThatKafkaDeliversNothing(t *testing.T) {
+	s := newSystem(t)
+	if s.Fake == nil {
+		t.Skip("silences the in-process broker")
+	}
+	for n := range 20 {
+		s.Publish(t, customer(n, 1))
+	}
+	var silent atomic.Bool
+	silent.Store(true)
+	s.Fake.ControlKey(int16(kmsg.Fetch), func(kmsg.Request) (kmsg.Response, error, bool) {
+		s.Fake.KeepControl()
+		return nil, errors.New("silence"), silent.Load()
+	})
+	told := make(chan string, 100)
+	logger := slog.New(slog.NewTextHandler(lines(told), nil))
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.rebuild(customers, func(c *rebuild.Config) { c.Patience, c.Logger = 300*time.Millisecond, logger })
+		done <- err
+	}()
+	for line := ""; !strings.Contains(line, "delivered nothing"); {
+		select {
+		case line = <-told:
+		case err := <-done:
+			t.Fatal("it ended", err)
+		}
+	}
+	silent.Store(false)
+	require.NoError(t, <-done)
+	require.Equal(t, 20, s.count("_customers"))
+}
+
+// lines are sent as long as somebody has room for them.
+type lines chan<- string
+
+func (l lines) Write(line []byte) (int, error) {
+	select {
+	case l <- string(line):
+	default:
+	}
+	return len(line), nil
 }

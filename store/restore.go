@@ -18,7 +18,7 @@ import (
 type Restored struct {
 	Customers   int64           `json:"customers"` // rows, deleted ones included
 	Orders      int64           `json:"orders"`
-	Differences []RowDifference `json:"differences"` // from the live tables; at most 1,000 of each, never nil
+	Differences []RowDifference `json:"differences"` // from the live tables; at most MaxRowDifferences of each, never nil
 }
 
 // RowDifference is a row that isn't the same in both tables, or is in one alone.
@@ -39,23 +39,32 @@ var ErrCustomersGone = errors.New("the log no longer holds the events of custome
 // ErrLiveSchema says that tables in a schema would be taken for the live ones.
 var ErrLiveSchema = errors.New("tables in this schema are, or would be taken for, the live ones")
 
-const (
-	restorePage       = 2000
-	maxRowDifferences = 1000
-)
+// MaxRowDifferences is how many differences of a table are told.
+const MaxRowDifferences = 1000
+
+const restorePage = 2000
 
 // Restore makes customers and orders from the event log alone, in a schema that
 // has no rows in them: it is made if it isn't there. The rows are then compared
 // with those of the live tables, as of one moment. With the schema "" the live
 // tables themselves are filled, which have to be empty. Either all of it is done
-// or nothing. progress is called now and then, if set.
+// or nothing. progress is called now and then, if set, with how many rows are
+// restored and about how many there are, 0 when that can't be told.
 //
 // Rows whose events are no longer in the log are not restored. It returns
 // ErrNotEmpty, ErrLiveSchema and ErrCustomersGone.
-func (s *Store) Restore(ctx context.Context, schema string, progress func(rows int64)) (res Restored, err error) {
+func (s *Store) Restore(ctx context.Context, schema string, progress func(rows, total int64)) (res Restored, err error) {
 	res.Differences = []RowDifference{}
+	var total int64
+	for _, typ := range []string{domain.AggregateCustomer, domain.AggregateOrder} {
+		n, err := s.About(ctx, typ)
+		if err != nil {
+			return res, err
+		}
+		total += n
+	}
 	err = pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
-		r := restore{tx: tx, schema: schema, progress: progress, res: &res}
+		r := restore{tx: tx, schema: schema, progress: progress, total: total, res: &res}
 		// What suits requests doesn't suit one reading of everything.
 		_, err := tx.Exec(ctx, `SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;
 SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on`)
@@ -94,7 +103,8 @@ SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; SET LOCAL enable_
 type restore struct {
 	tx       pgx.Tx
 	schema   string
-	progress func(int64)
+	progress func(rows, total int64)
+	total    int64 // rows, about
 	res      *Restored
 	rows     int64
 }
@@ -215,7 +225,7 @@ func (r *restore) fill(ctx context.Context, table string, columns []string, quer
 		}
 		total += int64(len(rows))
 		if r.rows += int64(len(rows)); r.progress != nil {
-			r.progress(r.rows)
+			r.progress(r.rows, r.total)
 		}
 	}
 }
@@ -260,7 +270,7 @@ func restoredOrder(l lastState) ([]any, error) {
 func (r *restore) compare(ctx context.Context, table string) error {
 	rows, err := r.tx.Query(ctx, `SELECT coalesce(l.id, r.id), coalesce(l.version, 0), coalesce(r.version, 0)
 FROM `+table+` l FULL JOIN `+r.in(table)+` r ON r.id = l.id
-WHERE to_jsonb(l) - 'confirmed_at' IS DISTINCT FROM to_jsonb(r) - 'confirmed_at' ORDER BY 1 LIMIT $1`, maxRowDifferences)
+WHERE to_jsonb(l) - 'confirmed_at' IS DISTINCT FROM to_jsonb(r) - 'confirmed_at' ORDER BY 1 LIMIT $1`, MaxRowDifferences)
 	if err != nil {
 		return err
 	}

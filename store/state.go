@@ -120,6 +120,21 @@ func (s *Store) states(ctx context.Context, aggregateType string, each func(*Sta
 	return wrap(doing, rows.Err())
 }
 
+// About returns about how many customers or orders there are, deleted ones
+// included: what PostgreSQL estimates, and counted when it has never looked.
+func (s *Store) About(ctx context.Context, aggregateType string) (n int64, err error) {
+	const doing = "count rows"
+	table, ok := map[string]string{domain.AggregateCustomer: "customers", domain.AggregateOrder: "orders"}[aggregateType]
+	if !ok {
+		return 0, fmt.Errorf("%s: there are none of type %s", doing, aggregateType)
+	}
+	if err := s.pool.QueryRow(ctx, `SELECT reltuples::bigint FROM pg_class WHERE oid = $1::regclass`, table).Scan(&n); err != nil || n >= 0 {
+		return n, wrap(doing, err)
+	}
+	err = s.pool.QueryRow(ctx, `SELECT count(*) FROM `+table).Scan(&n)
+	return n, wrap(doing, err)
+}
+
 // AwaitVisible returns once readings show whatever is in the write-ahead log when
 // it is called, and so whatever copies made of events have then. With a
 // synchronous standby that may be long after: what waits for it becomes visible

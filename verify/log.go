@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"reflect"
 	"time"
@@ -55,7 +54,12 @@ type Log struct {
 	Namespace   events.Namespace
 	Kafka       []kgo.Opt
 	Published   func(context.Context) error // as in Replica
+	Patience    time.Duration               // how long Kafka may deliver nothing of what it has; 1 min when 0
 	OnFault     func(LogFault)
+	// OnProgress is called now and then, with how much of a phase is done, and of
+	// how much: "events" of the log, "rows", "records" of Kafka, and "missing"
+	// records that are looked for in the log.
+	OnProgress func(phase string, done, total int64)
 
 	// MaxAggregates is how many aggregates' versions are kept in memory: with
 	// more of them, Kafka is read several times. 2 million when 0.
@@ -82,6 +86,7 @@ func (l *Log) Run(ctx context.Context) (*LogReport, error) {
 	begun := time.Now()
 	l.report = &LogReport{Faults: map[Fault]int64{}}
 	l.MaxAggregates = cmp.Or(l.MaxAggregates, 2_000_000)
+	l.Patience = cmp.Or(l.Patience, time.Minute)
 	l.Namespace = cmp.Or(l.Namespace, events.DefaultNamespace)
 	var err error
 	if l.log, err = outbox.OpenLog(ctx, l.PostgresURL); err != nil {
@@ -116,6 +121,15 @@ func (l *Log) fault(f Fault, aggregateType string, id domain.ID, version int64, 
 	}
 }
 
+// step is how many are done between two calls of OnProgress.
+const step = 5000
+
+func (l *Log) progress(phase string, done, total int64) {
+	if l.OnProgress != nil {
+		l.OnProgress(phase, done, total)
+	}
+}
+
 // chains checks the versions of each aggregate, and that each begins where the
 // one before ended. The last of each is held against its row, which is read
 // later and so has at least that version.
@@ -143,7 +157,9 @@ func (l *Log) chains(ctx context.Context) error {
 		return l.behind(ctx, last.AggregateType, of)
 	}
 	err = l.log.ByAggregate(ctx, snapshot, func(e domain.Event, _ bool) error {
-		l.report.Events++
+		if l.report.Events++; l.report.Events%step == 1 {
+			l.progress("events", l.report.Events, l.extent.Events)
+		}
 		same := e.AggregateID == last.AggregateID
 		switch {
 		case !same:
@@ -200,6 +216,11 @@ func (l *Log) behind(ctx context.Context, typ string, tips map[domain.ID]int64) 
 
 // rows holds each row against the event of its version.
 func (l *Log) rows(ctx context.Context, typ string) error {
+	total, err := l.Store.About(ctx, typ)
+	if err != nil {
+		return err
+	}
+	total += l.report.Rows
 	for last := (domain.ID{}); ; {
 		page, err := l.Store.States(ctx, typ, last, pageRows)
 		if err != nil || len(page) == 0 {
@@ -232,6 +253,7 @@ func (l *Log) rows(ctx context.Context, typ string) error {
 			}
 		}
 		l.report.Rows += int64(len(page))
+		l.progress("rows", l.report.Rows, total)
 		last = page[len(page)-1].AggregateID
 	}
 }
@@ -306,7 +328,7 @@ func (l *Log) kafka(ctx context.Context) error {
 	aggregates := l.aggregates + max(0, records-l.report.Events)
 	passes := max(1, (aggregates+l.MaxAggregates-1)/l.MaxAggregates)
 	for n := range passes {
-		p := &pass{Log: l, n: n, of: passes, at: map[domain.ID]int64{}, missing: map[version]bool{}}
+		p := &pass{Log: l, n: n, of: passes, records: records, at: map[domain.ID]int64{}, missing: map[version]bool{}}
 		if err := p.read(ctx, starts, ends); err != nil {
 			return err
 		}
@@ -326,6 +348,8 @@ type version struct {
 type pass struct {
 	*Log
 	n, of   int64
+	records int64               // in Kafka
+	seen    int64               // of them
 	at      map[domain.ID]int64 // the highest version that came
 	missing map[version]bool    // those below it that did not
 	batch   []domain.Event
@@ -361,8 +385,8 @@ func (p *pass) read(ctx context.Context, starts, ends map[consumer.Partition]int
 	}
 	defer client.Close()
 	for len(left) > 0 {
-		fetches := client.PollRecords(ctx, 10*pageRows)
-		if err := errors.Join(ctx.Err(), fetches.Err()); err != nil {
+		fetches, err := p.poll(ctx, client)
+		if err != nil {
 			return fmt.Errorf("read Kafka: %w", err)
 		}
 		var failed error
@@ -370,6 +394,9 @@ func (p *pass) read(ctx context.Context, starts, ends map[consumer.Partition]int
 			id := consumer.Partition{Topic: r.Topic, Partition: r.Partition}
 			if r.Offset+1 >= ends[id] {
 				delete(left, id)
+			}
+			if p.seen++; p.seen%step == 1 {
+				p.progress("records", p.n*p.records+p.seen, p.of*p.records)
 			}
 			if r.Offset < ends[id] && !r.Attrs.IsControl() && failed == nil {
 				failed = p.take(ctx, r)
@@ -380,6 +407,23 @@ func (p *pass) read(ctx context.Context, starts, ends map[consumer.Partition]int
 		}
 	}
 	return p.lookUp(ctx)
+}
+
+// poll is the next records. A client whose broker is gone tries again by itself,
+// for ever.
+func (p *pass) poll(ctx context.Context, client *kgo.Client) (kgo.Fetches, error) {
+	timed, cancel := context.WithTimeout(ctx, p.Patience)
+	defer cancel()
+	fetches := client.PollRecords(timed, 10*pageRows)
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case timed.Err() != nil && fetches.NumRecords() == 0:
+		return nil, fmt.Errorf("it has delivered nothing for %s", p.Patience)
+	case timed.Err() == nil:
+		return fetches, fetches.Err()
+	}
+	return fetches, nil
 }
 
 func (p *pass) take(ctx context.Context, r *kgo.Record) error {
@@ -447,7 +491,11 @@ func (p *pass) lookUp(ctx context.Context) error {
 
 // compare tells what the log has and Kafka has not.
 func (p *pass) compare(ctx context.Context, snapshot string) error {
+	var done int64
 	return p.log.ByAggregate(ctx, snapshot, func(e domain.Event, shown bool) error {
+		if done++; done%step == 1 {
+			p.progress("missing", p.n*p.extent.Events+done, p.of*p.extent.Events)
+		}
 		if shown && p.mine(e.AggregateID) && (e.AggregateVersion > p.at[e.AggregateID] || p.missing[version{e.AggregateID, e.AggregateVersion}]) {
 			p.fault(Lost, e.AggregateType, e.AggregateID, e.AggregateVersion, "")
 		}

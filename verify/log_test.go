@@ -3,11 +3,13 @@ package verify_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"outflow/domain"
 	"outflow/internal/kafkatest"
@@ -255,7 +257,10 @@ func TestTheEventLogIsTheRecord(t *testing.T) {
 	var rows int64
 	stop := s.load(4, all)
 	for _, schema := range []string{"one", "two"} {
-		res, err := s.store.Restore(t.Context(), schema, func(n int64) { rows = n })
+		res, err := s.store.Restore(t.Context(), schema, func(n, total int64) {
+			rows = n
+			require.Positive(t, total)
+		})
 		require.NoError(t, err)
 		require.Empty(t, res.Differences)
 		require.GreaterOrEqual(t, res.Customers, int64(20))
@@ -286,4 +291,25 @@ func TestTheEventLogIsTheRecord(t *testing.T) {
 	report, found := s.verifyLog(func(l *verify.Log) { l.Brokers = nil })
 	require.Empty(t, found)
 	require.Equal(t, back.Customers+back.Orders, report.Rows)
+}
+
+// A broker that is gone is told, and not waited for.
+func TestAKafkaThatDeliversNothingIsTold(t *testing.T) {
+	s := newSystem(t)
+	if s.Fake == nil {
+		t.Skip("silences the in-process broker")
+	}
+	s.relay()
+	s.customer()
+	require.NoError(t, outbox.AwaitPublished(t.Context(), s.relayConfig()))
+	s.Fake.ControlKey(int16(kmsg.Fetch), func(kmsg.Request) (kmsg.Response, error, bool) {
+		s.Fake.KeepControl()
+		return nil, errors.New("silence"), true
+	})
+	l := &verify.Log{
+		Store: s.store, PostgresURL: s.pg.URL, Brokers: s.Brokers, Namespace: s.Namespace, Kafka: kafkatest.Opts(),
+		Published: func(context.Context) error { return nil }, Patience: 300 * time.Millisecond,
+	}
+	_, err := l.Run(t.Context())
+	require.ErrorContains(t, err, "delivered nothing")
 }

@@ -65,12 +65,15 @@ type Replica struct {
 	Repair   bool     // mend what differs
 	Types    []string // the aggregate types; all that are replicated when empty
 
-	OnDifference func(Difference)                       // called for each, in the order in which they are settled
-	OnProgress   func(aggregateType string, rows int64) // called now and then, with how many rows were compared
+	OnDifference func(Difference) // called for each, in the order in which they are settled
+	// OnProgress is called now and then, with how many rows of a type were
+	// compared, and about how many there are.
+	OnProgress func(aggregateType string, rows, total int64)
 
 	db       *mongo.Database
 	base     *mongo.Collection
 	typ      string
+	total    int64 // rows of the type, about
 	report   *Report
 	suspects map[string]suspect
 	odd      map[string]bson.RawValue // the ids of suspects that aren't strings
@@ -147,6 +150,13 @@ func (v *Replica) Run(ctx context.Context) (*Report, error) {
 func (v *Replica) compare(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if v.OnProgress != nil {
+		var err error
+		if v.total, err = v.Store.About(ctx, v.typ); err != nil {
+			return err
+		}
+		v.progress()
+	}
 	table := rows{of: v.Store, typ: v.typ}
 	source := pages(ctx, domain.ID{}, table.page)
 	defer source.stop(cancel)
@@ -225,7 +235,7 @@ func (v *Replica) counted() {
 
 func (v *Replica) progress() {
 	if v.OnProgress != nil {
-		v.OnProgress(v.typ, v.report.Rows[v.typ])
+		v.OnProgress(v.typ, v.report.Rows[v.typ], v.total)
 	}
 }
 

@@ -37,6 +37,9 @@ func isTerminal(w io.Writer) bool {
 // That a terminal, or who reads the lines, is gone is no reason to stop.
 func (m *meter) show(what string, done, total int64) {
 	now := time.Now()
+	if total > 0 {
+		total = max(total, done) // it may be an estimate
+	}
 	fresh := what != m.what
 	if fresh {
 		m.what, m.begun = what, now

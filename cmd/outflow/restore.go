@@ -48,7 +48,7 @@ Needs:
 			}
 			defer pool.Close()
 			m := newMeter(stderr, "rows", asJSON)
-			res, err := store.New(pool, store.Config{}).Restore(cmd.Context(), schema, func(n int64) { m.show("rows", n, 0) })
+			res, err := store.New(pool, store.Config{}).Restore(cmd.Context(), schema, func(n, total int64) { m.show("rows", n, total) })
 			m.finish()
 			switch {
 			case errors.Is(err, store.ErrNotEmpty) && inPlace:
@@ -66,7 +66,7 @@ Needs:
 				for _, d := range res.Differences {
 					fmt.Fprintf(stdout, "%s %s: version %d, restored %d\n", d.Table, d.ID, d.Live, d.Restored)
 				}
-				_, err = fmt.Fprintf(stdout, "%d customers and %d orders restored, %d differ\n", res.Customers, res.Orders, len(res.Differences))
+				_, err = fmt.Fprintln(stdout, restored(res, inPlace))
 			}
 			if err == nil && len(res.Differences) > 0 {
 				err = errDifferences
@@ -79,4 +79,19 @@ Needs:
 	f.BoolVar(&inPlace, "in-place", false, "fill the live tables, which have to be empty")
 	f.BoolVar(&asJSON, "json", false, "JSON lines")
 	return cmd
+}
+
+// restored tells of a restore in a line.
+func restored(res store.Restored, inPlace bool) string {
+	done := fmt.Sprintf("%d customers and %d orders restored", res.Customers, res.Orders)
+	if inPlace { // and there was nothing to compare them with
+		return done
+	}
+	of, more := map[string]int{}, ""
+	for _, d := range res.Differences {
+		if of[d.Table]++; of[d.Table] == store.MaxRowDifferences {
+			more = " or more"
+		}
+	}
+	return fmt.Sprintf("%s, %d%s differ", done, len(res.Differences), more)
 }

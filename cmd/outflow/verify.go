@@ -57,6 +57,9 @@ Needs:
 				}
 				types = []string{strings.TrimSuffix(args[0], "s")}
 			}
+			if wait <= 0 {
+				return app.UsageError(errors.New("--wait is a time, such as 30s"))
+			}
 			if log && repair {
 				return app.UsageError(errors.New("--repair is for the replica: the event log is never changed"))
 			}
@@ -81,16 +84,21 @@ Needs:
 					Group: vars.RelayGroup, Partitions: vars.KafkaPartitions,
 				})
 			}
-			m := newMeter(stderr, "rows", asJSON)
+			unit := "rows"
+			if log {
+				unit = "" // it counts one thing after the other
+			}
+			m := newMeter(stderr, unit, asJSON)
 			defer m.finish()
 			p := printer{stdout, asJSON, m}
 			if log {
 				l := &verify.Log{
 					Store: store.New(pool, store.Config{}), PostgresURL: vars.PostgresURL, Brokers: vars.KafkaBrokers,
-					Namespace: vars.Namespace(), Published: published,
+					Namespace: vars.Namespace(), Published: published, Patience: wait,
 					OnFault: func(f verify.LogFault) {
 						p.print(f, "%-12s %s %s version %d %s", f.Fault, f.Type, f.ID, f.Version, f.Where)
 					},
+					OnProgress: m.show,
 				}
 				report, err := l.Run(cmd.Context())
 				if err != nil {
@@ -106,7 +114,7 @@ Needs:
 				Store: store.New(pool, store.Config{}), MongoURI: vars.MongoURI, Brokers: vars.KafkaBrokers, Namespace: vars.Namespace(),
 				Published: published, Patience: wait, Repair: repair, Types: types,
 				OnDifference: func(d verify.Difference) { p.print(d, "%s", differing(d)) },
-				OnProgress:   func(aggregateType string, rows int64) { m.show(aggregateType+" rows", rows, 0) },
+				OnProgress:   func(aggregateType string, rows, total int64) { m.show(aggregateType+" rows", rows, total) },
 			}
 			report, err := v.Run(cmd.Context())
 			if err != nil {

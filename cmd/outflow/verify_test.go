@@ -5,8 +5,20 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"outflow/store"
 	"outflow/verify"
 )
+
+func TestRestoresInWords(t *testing.T) {
+	t.Parallel()
+	res := store.Restored{Customers: 3, Orders: 2, Differences: []store.RowDifference{{Table: "orders"}}}
+	require.Equal(t, "3 customers and 2 orders restored, 1 differ", restored(res, false))
+	require.Equal(t, "3 customers and 2 orders restored", restored(store.Restored{Customers: 3, Orders: 2}, true))
+	for range store.MaxRowDifferences {
+		res.Differences = append(res.Differences, store.RowDifference{Table: "customers"})
+	}
+	require.Equal(t, "3 customers and 2 orders restored, 1001 or more differ", restored(res, false))
+}
 
 func TestDifferencesInWords(t *testing.T) {
 	t.Parallel()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -188,11 +189,19 @@ func (r *runner) follow(ctx context.Context, ends map[consumer.Partition]int64) 
 		}
 		client.Close()
 	}()
+	heard := time.Now()
 	for left := total; left > 0; left = r.left(ends) {
 		p, ok := <-polls
+		if len(p.records) > 0 {
+			heard = time.Now()
+		}
 		switch {
 		case ctx.Err() != nil || !ok:
 			return ctx.Err()
+		case time.Since(heard) > r.Patience:
+			// Its client tries again by itself, and says nothing. Workers that
+			// wait for the swap are not to wait for that.
+			return fmt.Errorf("Kafka has delivered nothing for %s, of %d records that are left", r.Patience, left)
 		case p.err != nil:
 			// Kafka lost what is next, or what came before. If it can't give the
 			// rest of a new rebuild either, the beginning of that one says so.

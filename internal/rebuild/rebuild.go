@@ -101,6 +101,7 @@ type Config struct {
 
 	Lease        time.Duration // how long a silent rebuild keeps its work; 4 s when 0
 	PauseTimeout time.Duration // how long to wait for workers; 20 s when 0
+	Patience     time.Duration // how long Kafka may deliver nothing of what it has, before that is told; 30 s when 0
 	Logger       *slog.Logger  // slog.Default when nil
 	OnProgress   func(Progress)
 	OnWait       func(who string) // called when another rebuild is at it
@@ -166,6 +167,9 @@ func Run(ctx context.Context, cfg Config) (res Result, err error) {
 	}
 	if r.PauseTimeout == 0 {
 		r.PauseTimeout = 20 * time.Second
+	}
+	if r.Patience == 0 {
+		r.Patience = 30 * time.Second
 	}
 	if r.log = r.Logger; r.log == nil {
 		r.log = slog.Default()
