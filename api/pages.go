@@ -9,7 +9,10 @@ import (
 	"html/template"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
+
+	"github.com/danielgtaylor/huma/v2"
 )
 
 //go:embed docs
@@ -33,23 +36,14 @@ const contentPolicy = "default-src 'none'; script-src 'self'; style-src 'self' '
 	"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 // addPages attaches all that is not an operation: the OpenAPI documents, the
-// documentation and the explanations of problems. They are made here, once.
+// documentation and the explanations of problems. Each is made once: the
+// documents, which take longer than all else at a start, when they are first asked
+// for.
 func (a *api) addPages() {
 	o := a.huma.OpenAPI()
-	json31, err := json.Marshal(o)
-	must(err)
-	yaml31, err := o.YAML()
-	must(err)
-	json30, err := o.Downgrade()
-	must(err)
-	var tree any
-	must(json.Unmarshal(json30, &tree))
-	dropPropertyNames(tree)
-	json30, err = json.Marshal(tree)
-	must(err)
-	a.page("/openapi.json", static(json31, typeJSON))
-	a.page("/openapi.yaml", static(yaml31, "application/yaml"))
-	a.page("/openapi-3.0.json", static(json30, typeJSON))
+	a.page("/openapi.json", onDemand(func() ([]byte, error) { return json.Marshal(o) }, typeJSON))
+	a.page("/openapi.yaml", onDemand(o.YAML, "application/yaml"))
+	a.page("/openapi-3.0.json", onDemand(func() ([]byte, error) { return older(o) }, typeJSON))
 
 	for path, f := range map[string]struct{ name, contentType string }{
 		"/docs":                            {"docs.html", "text/html; charset=utf-8"},
@@ -94,6 +88,20 @@ func landing(host string) page {
 	}
 }
 
+// older is the document in OpenAPI 3.0.
+func older(o *huma.OpenAPI) ([]byte, error) {
+	raw, err := o.Downgrade()
+	if err != nil {
+		return nil, err
+	}
+	var tree any
+	if err := json.Unmarshal(raw, &tree); err != nil {
+		return nil, err
+	}
+	dropPropertyNames(tree)
+	return json.Marshal(tree)
+}
+
 // dropPropertyNames leaves out what OpenAPI 3.0 doesn't know and huma leaves in.
 func dropPropertyNames(v any) {
 	switch v := v.(type) {
@@ -113,6 +121,16 @@ func html(p page) http.HandlerFunc {
 	var b bytes.Buffer
 	must(pageTemplate.Execute(&b, p))
 	return static(b.Bytes(), "text/html; charset=utf-8")
+}
+
+// onDemand serves what is made when it is first asked for.
+func onDemand(content func() ([]byte, error), contentType string) http.HandlerFunc {
+	serve := sync.OnceValue(func() http.HandlerFunc {
+		b, err := content()
+		must(err)
+		return static(b, contentType)
+	})
+	return func(w http.ResponseWriter, r *http.Request) { serve()(w, r) }
 }
 
 // static serves bytes that stay the same while the process runs.
