@@ -14,6 +14,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"go.mongodb.org/mongo-driver/v2/bson"
+
 	"outflow/domain"
 	"outflow/internal/mongofake"
 	"outflow/internal/rebuild"
@@ -128,7 +130,7 @@ func TestASwapIsCompletedLate(t *testing.T) {
 			return fills.Wait(t.Context(), 1)
 		}
 	})
-	require.NoError(t, err)
+	require.ErrorContains(t, err, "not what is live")
 	fills.Remove()
 	s.eventually("filled again", func() bool { return s.count("_customers") == n })
 }
@@ -208,4 +210,34 @@ func (l lines) Write(line []byte) (int, error) {
 	default:
 	}
 	return len(line), nil
+}
+
+// What was filled, and is dropped before the swap, is not said to be live.
+func TestAShadowThatIsDroppedBeforeTheSwapIsTold(t *testing.T) {
+	s := newSystem(t)
+	if s.fake == nil {
+		t.Skip("needs collections that have identities")
+	}
+	stop := s.run()
+	s.Publish(t, customer(1, 1))
+	s.eventually("replicated", func() bool { return s.version("_customers", id(1)) == 1 })
+	stop() // a worker might be quicker to swap it in
+	_, err := s.rebuild(customers, func(c *rebuild.Config) {
+		c.At = func(at string) error {
+			if at != rebuild.Swapping {
+				return nil
+			}
+			found, err := s.db.ListCollectionNames(t.Context(), bson.D{{Key: "name", Value: bson.D{{Key: "$regex", Value: "^_customers_rebuild_"}}}})
+			require.NoError(t, err)
+			for _, name := range found {
+				require.NoError(t, s.db.Collection(name).Drop(t.Context()))
+			}
+			return nil
+		}
+	})
+	require.ErrorContains(t, err, "not what is live")
+	require.Equal(t, int64(1), s.version("_customers", id(1)))
+	_, err = s.rebuild(customers)
+	require.NoError(t, err)
+	require.Equal(t, int64(1), s.version("_customers", id(1)))
 }

@@ -12,6 +12,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
+	"go.mongodb.org/mongo-driver/v2/mongo/readpref"
 	"go.mongodb.org/mongo-driver/v2/mongo/writeconcern"
 	"go.mongodb.org/mongo-driver/v2/x/mongo/driver/connstring"
 )
@@ -28,7 +29,8 @@ type Target struct {
 }
 
 // Parse reads a URI that names a database too. app tells the server's log who
-// connects.
+// connects. Reads go to the primary, whatever the URI says: a secondary's answer
+// about a position or a rebuild may be one that no longer holds.
 func Parse(uri, app string) (Target, error) {
 	parsed, err := connstring.ParseAndValidate(uri)
 	if err != nil {
@@ -38,7 +40,7 @@ func Parse(uri, app string) (Target, error) {
 		return Target{}, errors.New("the MongoDB URI names no database")
 	}
 	client := options.Client().ApplyURI(uri).SetAppName(app).
-		SetServerSelectionTimeout(selectTimeout).SetWriteConcern(writeconcern.Majority())
+		SetServerSelectionTimeout(selectTimeout).SetWriteConcern(writeconcern.Majority()).SetReadPreference(readpref.Primary())
 	if err := client.Validate(); err != nil {
 		return Target{}, fmt.Errorf("read the MongoDB URI: %w", err)
 	}

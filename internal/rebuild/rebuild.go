@@ -237,8 +237,10 @@ func (r *runner) work(ctx context.Context) (finished bool, err error) {
 			err = r.write(ctx, func(c *control) { c.Phase = filling })
 		case swapping:
 			r.tell(Progress{Phase: "swapping"}, true)
-			err := r.complete(ctx, r.c)
-			return err == nil, err
+			if err := r.complete(ctx, r.c); err != nil {
+				return false, err
+			}
+			return true, r.swapped(ctx)
 		}
 		if err != nil {
 			return false, err

@@ -214,6 +214,25 @@ func (r *runner) owned(ctx context.Context) (owned []consumer.Partition, settled
 	return owned, true, nil
 }
 
+// swapped returns errGone unless the shadow is live, once the swap is completed: it
+// may have been dropped after it was last looked at, and then there was nothing to
+// swap in.
+func (r *runner) swapped(ctx context.Context) error {
+	live, err := r.Identify(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range r.Topics {
+		if live[t] != r.c.Shadow {
+			return errGone
+		}
+	}
+	return nil
+}
+
+// errGone says that what was filled is not what is live.
+var errGone = errors.New("what was filled is not what is live now: somebody dropped it, or put something else in its place; rebuild again")
+
 // complete does what a record in the phase swapping says, or what is left of
 // that. Any number may do it at once.
 func (j *Job) complete(ctx context.Context, c *control) error {
