@@ -313,3 +313,21 @@ func TestAKafkaThatDeliversNothingIsTold(t *testing.T) {
 	_, err := l.Run(t.Context())
 	require.ErrorContains(t, err, "delivered nothing")
 }
+
+// Retention that drops the oldest events during a check makes no faults of it.
+func TestALogThatLosesItsBeginningMeanwhileIsToBeCheckedAgain(t *testing.T) {
+	s := newSystem(t)
+	s.customer()
+	l := &verify.Log{
+		Store: s.store, PostgresURL: s.pg.URL, Namespace: s.Namespace,
+		OnProgress: func(phase string, _, _ int64) {
+			if phase == "rows" {
+				s.exec(`DROP TABLE IF EXISTS outbox_p0`)
+			}
+		},
+	}
+	_, err := l.Run(t.Context())
+	require.ErrorIs(t, err, verify.ErrDropped)
+	_, found := s.verifyLog(func(l *verify.Log) { l.Brokers = nil })
+	require.Empty(t, found)
+}
