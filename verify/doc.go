@@ -16,7 +16,8 @@
 //   - ahead if it has a version that the source has not even now;
 //   - extra if the source has no such row (rows of deleted entities stay);
 //   - corrupt if it has another content at a version than the source has at this
-//     version, or the event log once the source has moved on.
+//     version, or the event log once the source has moved on. What a newer
+//     version of outflow has added to an entity is only in the log.
 //
 // Nothing else differs for longer than the pipeline takes, so there are no false
 // alarms. Suspects are settled a hundred thousand at a time, and are no more than
