@@ -157,7 +157,37 @@ func (v *Replica) look(ctx context.Context, suspects []string) ([]finding, error
 		}
 	}
 	slices.SortFunc(found, func(a, b finding) int { return bytes.Compare([]byte(a.ID), []byte(b.ID)) })
-	return found, nil
+	return v.steady(ctx, found, replica)
+}
+
+// steady reads corrupt documents once more, and suspects those again that are
+// something else by then. A server that doesn't replace documents in one step
+// (mongo-java-server) shows some of them half old and half new.
+func (v *Replica) steady(ctx context.Context, found []finding, replica map[string]bson.Raw) ([]finding, error) {
+	var ids bson.A
+	for _, f := range found {
+		if f.Kind == Corrupt {
+			ids = append(ids, f.id)
+		}
+	}
+	if len(ids) == 0 {
+		return found, nil
+	}
+	docs, err := v.find(ctx, bson.D{{Key: "_id", Value: bson.D{{Key: "$in", Value: ids}}}})
+	if err != nil {
+		return nil, err
+	}
+	again := make(map[string]bson.Raw, len(docs))
+	for _, d := range docs {
+		again[textOf(d.Lookup("_id"))] = d
+	}
+	return slices.DeleteFunc(found, func(f finding) bool {
+		moved := f.Kind == Corrupt && !bytes.Equal(again[f.ID], replica[f.ID])
+		if moved {
+			v.suspects[f.ID] = suspect{f.Source}
+		}
+		return moved
+	}), nil
 }
 
 // ahead reports whether the replica has what the source has not.
