@@ -201,7 +201,7 @@ func (r *runner) follow(ctx context.Context, ends map[consumer.Partition]int64) 
 		case time.Since(heard) > r.Patience:
 			// Its client tries again by itself, and says nothing. Workers that
 			// wait for the swap are not to wait for that.
-			return fmt.Errorf("Kafka has delivered nothing for %s, of %d records that are left", r.Patience, left)
+			return fmt.Errorf("read Kafka: it has delivered nothing for %s, of %d records that are left", r.Patience, left)
 		case p.err != nil:
 			// Kafka lost what is next, or what came before. If it can't give the
 			// rest of a new rebuild either, the beginning of that one says so.
