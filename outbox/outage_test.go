@@ -193,8 +193,11 @@ func TestFenceIsToldAndOvercome(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	wr := w.writer(t, 5)
-	r := w.run(t, quick)
-	r.awaitState(t, StateStreaming)
+	// The id is taken when it is initialised and in no transaction: while one is
+	// being committed, this broker says something else.
+	r := w.run(t, quick, func(c *Config) { c.IdleInterval = time.Hour })
+	wr.write(t, 1)
+	r.await(t, "published", func(s Stats) bool { return s.Published == 1 && s.State == StateStreaming })
 	intruder := w.kafka.Client(t, kgo.TransactionalID(r.cfg.name()+"-2"))
 	_, _, err := intruder.ProducerID(t.Context())
 	require.NoError(t, err)

@@ -67,6 +67,7 @@ type publisher struct {
 	ends      offsets        // of the topics, as far as was produced
 	before    offsets        // the same when the transaction began
 	failed    atomic.Pointer[error]
+	broken    chan struct{} // closed when something has failed
 }
 
 // newPublisher initialises all transactional ids. That fences whoever used
@@ -75,7 +76,7 @@ type publisher struct {
 // the same time (one of them was paused, and lost the lock meanwhile) at most
 // one can publish: the one whose first id is newer.
 func (s *session) newPublisher(ctx context.Context) (*publisher, error) {
-	p := &publisher{session: s, last: time.Now()}
+	p := &publisher{session: s, last: time.Now(), broken: make(chan struct{})}
 	name := s.cfg.name()
 	if failpoint.Mutant("relay.unfenced") {
 		name += rand.Text()
@@ -244,7 +245,7 @@ func (p *publisher) transaction(ctx context.Context, c chunk, in <-chan chunk) e
 	if !apart {
 		k.Produce(ctx, progress, p.produced)
 	}
-	if err := k.Flush(ctx); err != nil {
+	if err := p.flush(ctx, k); err != nil {
 		return fmt.Errorf("produce: %w", err)
 	}
 	if err := p.failed.Load(); err != nil {
@@ -287,11 +288,31 @@ func (p *publisher) transaction(ctx context.Context, c chunk, in <-chan chunk) e
 	return nil
 }
 
+// flush returns once every record is in Kafka, or one is not. The others are not
+// waited for then: the client of an id that was fenced may keep some for ever. A
+// transaction that takes longer than the broker waits for it can't be committed.
+func (p *publisher) flush(ctx context.Context, k *kgo.Client) error {
+	ctx, stop := context.WithTimeout(ctx, p.cfg.TransactionTimeout)
+	defer stop()
+	done := make(chan error, 1)
+	go func() { done <- k.Flush(ctx) }()
+	select {
+	case err := <-done:
+		return err
+	case <-p.broken:
+		stop()
+		<-done
+		return *p.failed.Load()
+	}
+}
+
 // produced is told of every record, by the producer's goroutine.
 func (p *publisher) produced(r *kgo.Record, err error) {
 	if err != nil {
 		err = fmt.Errorf("topic %s: %w", r.Topic, err)
-		p.failed.CompareAndSwap(nil, &err)
+		if p.failed.CompareAndSwap(nil, &err) {
+			close(p.broken)
+		}
 		return
 	}
 	if ends := p.ends[r.Topic]; int(r.Partition) < len(ends) {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -77,7 +78,9 @@ func start(t testing.TB, r *Relay) running {
 
 func (r running) await(t testing.TB, what string, cond func(Stats) bool) {
 	t.Helper()
-	require.Eventually(t, func() bool { return cond(r.Stats()) }, patience, 2*time.Millisecond, "%s: %+v", what, r.Stats())
+	if !assert.Eventually(t, func() bool { return cond(r.Stats()) }, patience, 2*time.Millisecond) {
+		t.Fatalf("%s: %+v", what, r.Stats())
+	}
 }
 
 func (r running) awaitState(t testing.TB, s State) {
