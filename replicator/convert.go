@@ -40,7 +40,9 @@ func appendDocument(b []byte, e domain.Event) (bson.Raw, error) {
 	if e.After == nil && failpoint.Mutant("replicator.weak-tombstone") {
 		version = 0
 	}
-	b = begin(b, id, version)
+	_, b = bsoncore.AppendDocumentStart(b)
+	b = bsoncore.AppendStringElement(b, "_id", id)
+	b = bsoncore.AppendInt64Element(b, "version", version)
 	if e.After == nil {
 		b = bsoncore.AppendTimeElement(b, deletedAt, e.OccurredAt)
 	} else {
@@ -50,13 +52,6 @@ func appendDocument(b []byte, e domain.Event) (bson.Raw, error) {
 		}
 	}
 	return bsoncore.AppendDocumentEnd(b, 0)
-}
-
-// begin begins a document at the end of b.
-func begin(b []byte, id string, version int64) []byte {
-	_, b = bsoncore.AppendDocumentStart(b)
-	b = bsoncore.AppendStringElement(b, "_id", id)
-	return bsoncore.AppendInt64Element(b, "version", version)
 }
 
 func appendEntity(b []byte, after json.RawMessage, id string, version int64) ([]byte, error) {
